@@ -1,0 +1,31 @@
+// The module halfpint.kernels._native: each bind_*.cpp registers one subject. Bindings check dtype, shape and
+// contiguity once and then hand over pointers; kernels check nothing and allocate nothing.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "dispatch.hpp"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+
+namespace halfpint {
+void bind_encode(nb::module_& module);
+void bind_linear(nb::module_& module);
+}  // namespace halfpint
+
+NB_MODULE(_native, module) {
+    using namespace halfpint;
+    module.def("cpu_features", &cpu_features);
+    module.def("active_isa", [] { return std::string(isa_name(active_isa())); });
+    module.def("best_isa", [] { return std::string(isa_name(best_isa())); });
+    module.def("force_isa", [](const std::string& name) {
+        for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512})
+            if (name == isa_name(isa)) return force_isa(isa);
+        return false;
+    });
+    module.def("thread_count", &thread_count);
+    module.def("set_thread_count", &set_thread_count);
+    bind_encode(module);
+    bind_linear(module);
+}

@@ -1,0 +1,50 @@
+#include "cpu.hpp"
+
+namespace halfpint {
+
+#if defined(HALFPINT_X86)
+Isa best_isa() {
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512vnni");
+    if (avx512) return Isa::avx512;
+    return avx2 ? Isa::avx2 : Isa::portable;
+}
+
+std::vector<std::string> cpu_features() {
+    __builtin_cpu_init();
+    std::vector<std::string> found;
+    if (__builtin_cpu_supports("avx")) found.emplace_back("avx");
+    if (__builtin_cpu_supports("avx2")) found.emplace_back("avx2");
+    if (__builtin_cpu_supports("fma")) found.emplace_back("fma");
+    if (__builtin_cpu_supports("avx512f")) found.emplace_back("avx512f");
+    if (__builtin_cpu_supports("avx512bw")) found.emplace_back("avx512bw");
+    if (__builtin_cpu_supports("avx512dq")) found.emplace_back("avx512dq");
+    if (__builtin_cpu_supports("avx512vl")) found.emplace_back("avx512vl");
+    if (__builtin_cpu_supports("avx512vnni")) found.emplace_back("avx512_vnni");
+    return found;
+}
+#else
+Isa best_isa() { return Isa::portable; }
+
+std::vector<std::string> cpu_features() {
+#if defined(__ARM_NEON)
+    return {"neon"};
+#else
+    return {};
+#endif
+}
+#endif
+
+const char* isa_name(Isa isa) {
+    switch (isa) {
+        case Isa::avx512: return "avx512";
+        case Isa::avx2: return "avx2";
+        case Isa::portable: break;
+    }
+    return "portable";
+}
+
+}  // namespace halfpint

@@ -1,0 +1,19 @@
+// What this processor can do, asked once.
+#pragma once
+#include <string>
+#include <vector>
+
+namespace halfpint {
+
+// Instruction sets that kernels are compiled for, slowest first; every later one includes the earlier.
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+
+// The best instruction set that both this build and this processor have.
+Isa best_isa();
+
+const char* isa_name(Isa isa);
+
+// Names of the features that matter here and are present, e.g. "avx2", "avx512_vnni", "neon".
+std::vector<std::string> cpu_features();
+
+}  // namespace halfpint

@@ -1,0 +1,59 @@
+#include "dispatch.hpp"
+
+#include <atomic>
+
+namespace halfpint {
+namespace portable {
+const EncodeKernels& encode_kernels();
+const LinearKernels& linear_kernels();
+}  // namespace portable
+#if defined(HALFPINT_X86)
+namespace avx2 {
+const EncodeKernels& encode_kernels();
+const LinearKernels& linear_kernels();
+}  // namespace avx2
+namespace avx512 {
+const EncodeKernels& encode_kernels();
+const LinearKernels& linear_kernels();
+}  // namespace avx512
+#endif
+
+namespace {
+std::atomic<Isa>& active() {
+    static std::atomic<Isa> isa{best_isa()};
+    return isa;
+}
+}  // namespace
+
+Isa active_isa() { return active().load(); }
+
+bool force_isa(Isa isa) {
+    if (static_cast<int>(isa) > static_cast<int>(best_isa())) return false;
+    active().store(isa);
+    return true;
+}
+
+#if defined(HALFPINT_X86)
+const EncodeKernels& encode_kernels() {
+    switch (active_isa()) {
+        case Isa::avx512: return avx512::encode_kernels();
+        case Isa::avx2: return avx2::encode_kernels();
+        case Isa::portable: break;
+    }
+    return portable::encode_kernels();
+}
+
+const LinearKernels& linear_kernels() {
+    switch (active_isa()) {
+        case Isa::avx512: return avx512::linear_kernels();
+        case Isa::avx2: return avx2::linear_kernels();
+        case Isa::portable: break;
+    }
+    return portable::linear_kernels();
+}
+#else
+const EncodeKernels& encode_kernels() { return portable::encode_kernels(); }
+const LinearKernels& linear_kernels() { return portable::linear_kernels(); }
+#endif
+
+}  // namespace halfpint
