@@ -1,0 +1,152 @@
+"""Text for calibration and for measuring: bundled or the user's, cut into windows of tokens.
+
+Two bundled sets exist and never overlap: the one beside this module calibrates, the one in
+`halfpint.measuring` measures. Both were written for this project.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Protocol
+
+from halfpint.errors import CheckpointError, UsageError
+
+LARGEST_TEXT_BYTES = 256 * 2**20
+
+
+class TextTokenizer(Protocol):
+    """What cutting text into windows needs of a tokenizer."""
+
+    def encode(self, text: str, add_special: bool = True) -> list[int]:
+        """Token ids of a text; with `add_special`, the ones that every sequence of this model begins with too."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """One piece of text and where it came from."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A run of consecutive tokens of one source, at most as long as the model's context."""
+
+    source: str
+    token_ids: tuple[int, ...]
+
+
+Render = Callable[[Sequence[Mapping[str, Any]]], str]
+"""A conversation (messages with `role` and `content`) as one text, usually by the model's own chat template."""
+
+
+def plain_conversation(messages: Sequence[Mapping[str, Any]]) -> str:
+    """A conversation without any template, for models that have none."""
+    return "\n\n".join(f"{message.get('role', '')}: {message.get('content', '')}" for message in messages)
+
+
+def bundled(render: Render = plain_conversation) -> list[TextSource]:
+    """The calibration text that comes with the package, one source per kind."""
+    return read_folder(resources.files("halfpint.calibration") / "data", render)
+
+
+def read_folder(folder: Traversable, render: Render) -> list[TextSource]:
+    """Every .txt and .jsonl file of a package folder, in name order."""
+    files = sorted((item for item in folder.iterdir() if item.name.endswith((".txt", ".jsonl"))), key=lambda f: f.name)
+    return [_source(item.name, item.read_text(encoding="utf-8"), render) for item in files]
+
+
+def read_files(paths: Sequence[Path], render: Render = plain_conversation) -> list[TextSource]:
+    """The user's own text: plain UTF-8, or JSON lines with `messages` or `text`.
+
+    Raises
+    ------
+    UsageError
+        If a file is missing, not a regular file, not UTF-8, too large or empty.
+    """
+    sources = []
+    for path in paths:
+        if not path.is_file():
+            raise UsageError(f"text file {path} does not exist or is not a regular file")
+        if path.stat().st_size > LARGEST_TEXT_BYTES:
+            raise UsageError(f"text file {path} is larger than {LARGEST_TEXT_BYTES >> 20} MiB; give a part of it")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"text file {path} is not UTF-8 (byte {error.start}); convert it first") from error
+        if not text.strip():
+            raise UsageError(f"text file {path} is empty")
+        sources.append(_source(path.name, text, render))
+    return sources
+
+
+def _source(name: str, text: str, render: Render) -> TextSource:
+    if not name.endswith(".jsonl"):
+        return TextSource(name, text)
+    return TextSource(name, "\n\n".join(_json_lines(name, text, render)))
+
+
+def _json_lines(name: str, text: str, render: Render) -> Iterator[str]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise CheckpointError(f"{name}, line {number}: not JSON: {error}") from error
+        if isinstance(record, dict) and isinstance(record.get("messages"), list):
+            yield render(record["messages"])
+        elif isinstance(record, dict) and isinstance(record.get("text"), str):
+            yield record["text"]
+        else:
+            raise CheckpointError(f"{name}, line {number}: neither `messages` nor `text`")
+
+
+def cut(
+    tokenizer: TextTokenizer, sources: Sequence[TextSource], tokens_per_window: int, token_limit: int
+) -> list[Window]:
+    """Cut texts into windows, taking from every source in turn so that a limit shortens all alike.
+
+    Parameters
+    ----------
+    tokenizer : TextTokenizer
+    sources : sequence of TextSource
+    tokens_per_window : int
+        Each window has this many tokens, what the model puts in front included; a source's last, shorter one is
+        kept when it has at least 16.
+    token_limit : int
+        No further window is taken once this many tokens are there.
+
+    Returns
+    -------
+    list of Window
+        In turn over the sources.
+
+    Raises
+    ------
+    UsageError
+        If no window comes out.
+    """
+    prefix = tokenizer.encode("")
+    body = tokens_per_window - len(prefix)
+    queues = []
+    for source in sources:
+        ids = tokenizer.encode(source.text, add_special=False)
+        pieces = [ids[start : start + body] for start in range(0, len(ids), body)]
+        queues.append([Window(source.name, (*prefix, *piece)) for piece in pieces if len(piece) >= min(16, body)])
+    windows: list[Window] = []
+    total = 0
+    for turn in range(max((len(queue) for queue in queues), default=0)):
+        for queue in queues:
+            if turn < len(queue) and total < token_limit:
+                windows.append(queue[turn])
+                total += len(queue[turn].token_ids)
+    if not windows:
+        raise UsageError("the text is too short to measure or calibrate on: it gives fewer than 16 tokens")
+    return windows

@@ -1,0 +1,188 @@
+"""KL divergence, top-1 agreement and perplexity, with standard errors.
+
+Neighbouring tokens share their context, so they are not independent: every standard error treats a window of text
+as one draw (the cluster-robust estimate of a ratio of sums), not a token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfpint.tensors import FloatArray
+
+Float64Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What one predicted token says, for every token of a window.
+
+    Attributes
+    ----------
+    kl : float64 [tokens]
+        KL(original || quantized) of the next-token distributions, in nats; 0 where they are equal.
+    agrees : bool [tokens]
+        Whether both put the same token first.
+    reference_loss, candidate_loss : float64 [tokens]
+        -log p of the token that the text has, in nats.
+    """
+
+    kl: Float64Array
+    agrees: NDArray[np.bool_]
+    reference_loss: Float64Array
+    candidate_loss: Float64Array
+
+
+def score(reference: FloatArray, candidate: FloatArray, targets: NDArray[np.int64]) -> TokenScores:
+    """Compare two models' logits for the same positions.
+
+    Parameters
+    ----------
+    reference, candidate : float32 [tokens, vocabulary]
+    targets : int64 [tokens]
+        The token that the text has next.
+
+    Returns
+    -------
+    TokenScores
+        Computed in float64. Identical logits give a KL of exactly 0.
+    """
+    log_p = log_softmax(reference)
+    log_q = log_softmax(candidate)
+    kl = np.einsum("tv,tv->t", np.exp(log_p), log_p - log_q)
+    rows = np.arange(len(targets))
+    return TokenScores(
+        # KL is never negative; rounding can make it so by 1e-16.
+        kl=np.maximum(kl, 0.0),
+        agrees=reference.argmax(axis=1) == candidate.argmax(axis=1),
+        reference_loss=-log_p[rows, targets],
+        candidate_loss=-log_q[rows, targets],
+    )
+
+
+def log_softmax(logits: FloatArray) -> Float64Array:
+    """Natural logarithms of the softmax over the last axis, in float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    result: Float64Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and its standard error."""
+
+    mean: float
+    stderr: float
+
+
+def clustered_mean(values: Float64Array, windows: NDArray[np.int64]) -> Estimate:
+    """Mean over tokens, with the standard error of a mean over windows.
+
+    Parameters
+    ----------
+    values : float64 [tokens]
+    windows : int64 [tokens]
+        Which window each token belongs to.
+
+    Returns
+    -------
+    Estimate
+        `stderr` is NaN with fewer than two windows: one draw says nothing of its spread.
+    """
+    mean = float(values.mean())
+    sums = np.bincount(windows, weights=values - mean)
+    sums = sums[np.bincount(windows) > 0]
+    clusters = len(sums)
+    if clusters < 2:
+        return Estimate(mean, math.nan)
+    spread = clusters / (clusters - 1) * float(np.square(sums).sum())
+    return Estimate(mean, math.sqrt(spread) / len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How far a candidate is from its reference; the fields of `measure --json`.
+
+    KL in nats per token; agreement as a fraction; every `_stderr` is one standard error.
+    """
+
+    tokens: int
+    kl_mean: float
+    kl_mean_stderr: float
+    kl_median: float
+    kl_p99: float
+    kl_p999: float
+    kl_max: float
+    top1_agreement: float
+    top1_agreement_stderr: float
+    perplexity: float
+    perplexity_stderr: float
+    reference_perplexity: float
+    reference_perplexity_stderr: float
+    perplexity_ratio: float
+    perplexity_ratio_stderr: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """Scores gathered window by window; `quality` sums them up."""
+
+    scores: list[TokenScores] = field(default_factory=list)
+    window_numbers: list[NDArray[np.int64]] = field(default_factory=list)
+    sources: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, window: int, source: str, scores: TokenScores) -> None:
+        """Take in the scores of (a part of) one window."""
+        self.sources.setdefault(source, []).append(len(self.scores))
+        self.scores.append(scores)
+        self.window_numbers.append(np.full(len(scores.kl), window, dtype=np.int64))
+
+    def quality(self, source: str | None = None) -> Quality:
+        """Summary over all windows, or over those of one source."""
+        chosen = range(len(self.scores)) if source is None else self.sources[source]
+        windows = np.concatenate([self.window_numbers[i] for i in chosen])
+        kl = np.concatenate([self.scores[i].kl for i in chosen])
+        agrees = np.concatenate([self.scores[i].agrees for i in chosen]).astype(np.float64)
+        reference = np.concatenate([self.scores[i].reference_loss for i in chosen])
+        candidate = np.concatenate([self.scores[i].candidate_loss for i in chosen])
+        return summarise(kl, agrees, reference, candidate, windows)
+
+
+def summarise(
+    kl: Float64Array,
+    agrees: Float64Array,
+    reference_loss: Float64Array,
+    candidate_loss: Float64Array,
+    windows: NDArray[np.int64],
+) -> Quality:
+    """Turn per-token scores into a `Quality`; all arrays are [tokens]."""
+    kl_mean = clustered_mean(kl, windows)
+    agreement = clustered_mean(agrees, windows)
+    candidate = clustered_mean(candidate_loss, windows)
+    reference = clustered_mean(reference_loss, windows)
+    # The two losses of a token move together, so the ratio is far better known than either perplexity.
+    difference = clustered_mean(candidate_loss - reference_loss, windows)
+    median, p99, p999 = (float(value) for value in np.quantile(kl, [0.5, 0.99, 0.999]))
+    ratio = math.exp(difference.mean)
+    return Quality(
+        tokens=len(kl),
+        kl_mean=kl_mean.mean,
+        kl_mean_stderr=kl_mean.stderr,
+        kl_median=median,
+        kl_p99=p99,
+        kl_p999=p999,
+        kl_max=float(kl.max()),
+        top1_agreement=agreement.mean,
+        top1_agreement_stderr=agreement.stderr,
+        perplexity=math.exp(candidate.mean),
+        perplexity_stderr=math.exp(candidate.mean) * candidate.stderr,
+        reference_perplexity=math.exp(reference.mean),
+        reference_perplexity_stderr=math.exp(reference.mean) * reference.stderr,
+        perplexity_ratio=ratio,
+        perplexity_ratio_stderr=ratio * difference.stderr,
+    )
