@@ -1,0 +1,212 @@
+"""From headers and wishes to a plan: which tensor gets which format, and which rule said so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from halfpint import families, formats
+from halfpint.checkpoints.checkpoint import Checkpoint, Container, OutputTensor
+from halfpint.errors import UnsupportedError, UsageError
+from halfpint.families.record import NORM_ROLES, Role
+from halfpint.plan import Plan, PlannedTensor, Rule, check_rules_match
+from halfpint.planning import presets
+from halfpint.planning.presets import Preset
+from halfpint.tensors import Format, TensorSpec
+
+TIED = "tied to the embedding, which is stored once"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user asked for.
+
+    Attributes
+    ----------
+    bits : int or None
+        `--bits`: a preset of the container.
+    format : Format or None
+        `--format`: all linear weights.
+    rules : sequence of Rule
+        `--rule`: the last one that matches a tensor decides, before all else.
+    """
+
+    bits: int | None = None
+    format: Format | None = None
+    rules: Sequence[Rule] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A tensor's format before its shape is looked at; None copies."""
+
+    format: Format | None
+    rule: str
+    solver: str = "nearest"
+    binding: bool = False
+    """Chosen by the user's own rule: the container may not change it in silence, only refuse."""
+
+
+def make_plan(source: Checkpoint, container: Container, wish: Wish) -> Plan:
+    """Decide what every tensor of a checkpoint becomes. Reads headers only.
+
+    Parameters
+    ----------
+    source : Checkpoint
+    container : Container
+        Of the output.
+    wish : Wish
+
+    Returns
+    -------
+    Plan
+        With the output's exact size.
+
+    Raises
+    ------
+    UsageError
+        If a rule matches nothing, or nothing was asked for.
+    UnsupportedError
+        If the container cannot hold a format that a rule demands, or has no preset for these bits.
+    """
+    check_rules_match(wish.rules, list(source.tensors))
+    preset = _preset(container.name, wish)
+    roles = roles_of(source)
+    planned, dropped = [], []
+    tied = bool(source.config.get("tie_word_embeddings", False))
+    for spec in source.tensors.values():
+        if tied and roles.get(spec.name) is Role.HEAD:
+            dropped.append((spec.name, TIED))
+            continue
+        choice = _choose(spec, roles.get(spec.name), preset, wish.rules)
+        planned.append(_fit(spec, choice, container))
+    outputs = outputs_of(planned, source)
+    parameters = sum(tensor_parameters(tensor) for tensor in planned)
+    return Plan(container.name, tuple(planned), tuple(dropped), container.size(source, outputs), parameters)
+
+
+def outputs_of(planned: Sequence[PlannedTensor], source: Checkpoint) -> list[OutputTensor]:
+    """The same tensors in the words of a container."""
+    return [OutputTensor(t.name, t.shape, t.format, source.tensors[t.name].dtype) for t in planned]
+
+
+def tensor_parameters(tensor: PlannedTensor) -> int:
+    """Number of elements."""
+    count = 1
+    for length in tensor.shape:
+        count *= length
+    return count
+
+
+def roles_of(source: Checkpoint) -> Mapping[str, Role]:
+    """What each tensor does: by the family's wiring when it is known, else guessed from its name."""
+    family = families.find(source.config)
+    if family is not None:
+        config = families.read_config(source.config)
+        return {role.name: role.role for role in family.tensors(config)}
+    return {name: role for name in source.tensors if (role := guess_role(name)) is not None}
+
+
+_GUESSES: tuple[tuple[str, Role], ...] = (
+    (r"(^|\.)(lm_head|output)\.weight$", Role.HEAD),
+    (r"embed|wte|tok_embeddings|word_embeddings|token_embd", Role.EMBEDDING),
+    (r"norm|(^|\.)ln_?\d*\.", Role.FINAL_NORM),
+    (r"(router|mlp\.gate|block_sparse_moe\.gate|ffn_gate_inp)\.weight$", Role.ROUTER),
+)
+
+
+def guess_role(name: str) -> Role | None:
+    """The role that a name suggests in a model of no known family; None for any other weight."""
+    for pattern, role in _GUESSES:
+        if re.search(pattern, name):
+            return role
+    return None
+
+
+def _preset(container: str, wish: Wish) -> Preset:
+    if wish.bits is not None and wish.format is not None:
+        raise UsageError("give either --bits or --format, not both")
+    if wish.bits is not None:
+        return presets.preset(container, wish.bits)
+    if wish.format is None:
+        if wish.rules:
+            return Preset("", "")
+        raise UsageError("say what you want: --bits 4, --format q4_k, or --rule PATTERN=FORMAT")
+    if container != "gguf":
+        return Preset(wish.format.name, "")
+    embedding = wish.format if wish.format.bits >= 6 else formats.by_name("q6_k")
+    return Preset(wish.format.name, embedding.name)
+
+
+def _choose(spec: TensorSpec, role: Role | None, preset: Preset, rules: Sequence[Rule]) -> _Choice:
+    for rule in reversed(rules):
+        if rule.matches(spec.name):
+            return _Choice(rule.format, f"rule {rule.pattern}", rule.solver, binding=True)
+    if spec.format is None:
+        return _Choice(None, f"{spec.dtype} is copied")
+    if len(spec.shape) != 2:
+        return _Choice(None, f"{len(spec.shape)}-dimensional tensors are copied")
+    if role in NORM_ROLES or role is Role.ROUTER:
+        return _Choice(None, "norms and routers are copied")
+    if role in (Role.EMBEDDING, Role.HEAD):
+        return _named(preset.embedding, "embedding")
+    for exception, name in preset.exceptions:
+        if role is not None and role.value == exception:
+            return _named(name, exception)
+    return _named(preset.linear, "linear")
+
+
+def _named(name: str, rule: str) -> _Choice:
+    if not name:
+        return _Choice(None, f"{rule}: kept")
+    return _Choice(formats.by_name(name), f"{rule}: {name}")
+
+
+def _fit(spec: TensorSpec, choice: _Choice, container: Container) -> PlannedTensor:
+    """Take the chosen format, or the nearest that shape and container allow, and say why."""
+    note = ""
+    for fmt in _candidates(spec, choice):
+        reason = refusal(spec, fmt, container)
+        if reason is None:
+            solver = "copy" if fmt is None or fmt == spec.format else choice.solver
+            return PlannedTensor(spec.name, spec.shape, fmt, solver, choice.rule, note, nbytes_of(spec, fmt))
+        if choice.binding and fmt is choice.format and len(spec.shape) != 2:
+            raise UnsupportedError(f"{spec.name}: {reason}")
+        note = note or reason
+    raise UnsupportedError(f"{spec.name}: {note}")
+
+
+def _candidates(spec: TensorSpec, choice: _Choice) -> list[Format | None]:
+    if choice.format is None:
+        return [None if spec.format is None else spec.format, *_floats(spec)]
+    return [choice.format, *presets.fallbacks(choice.format), *_floats(spec)]
+
+
+def _floats(spec: TensorSpec) -> list[Format | None]:
+    """Plain floats that a tensor may be stored in without loss that matters, smallest first."""
+    names = ["f32"] if len(spec.shape) != 2 or spec.dtype.upper() == "F32" else ["f16", "bf16", "f32"]
+    if spec.dtype.upper() == "BF16":
+        names = ["bf16", "f32"]
+    return [formats.by_name(name) for name in names]
+
+
+def refusal(spec: TensorSpec, fmt: Format | None, container: Container) -> str | None:
+    """Why this tensor cannot be stored so; None when it can."""
+    if fmt is not None and fmt != spec.format:
+        if len(spec.shape) != 2 and fmt.bits < 16:
+            return f"{len(spec.shape)}-dimensional tensors cannot be quantized"
+        if len(spec.shape) == 2:
+            reason = fmt.refusal(*spec.shape)
+            if reason is not None:
+                return reason
+    return container.refusal(OutputTensor(spec.name, spec.shape, fmt, spec.dtype))
+
+
+def nbytes_of(spec: TensorSpec, fmt: Format | None) -> int:
+    """Bytes of a tensor in a format, headers and padding not counted."""
+    if fmt is None or fmt == spec.format:
+        return spec.nbytes
+    if len(spec.shape) == 2:
+        return fmt.stored_bytes(*spec.shape)
+    return fmt.stored_bytes(1, spec.parameters)
