@@ -1,0 +1,93 @@
+"""Checkpoints: files seen as name -> tensor, whatever the file convention.
+
+`CONTAINERS` lists the conventions, most specific first; `open_checkpoint` finds the one that a path follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from halfpint.checkpoints.checkpoint import Checkpoint, Container
+from halfpint.checkpoints.huggingface import HuggingFace
+from halfpint.checkpoints.shards import check_no_pickle
+from halfpint.errors import CheckpointError, UnsupportedError, UsageError
+from halfpint.formats import decode
+from halfpint.tensors import FloatArray, QuantizedTensor
+
+__all__ = ["CONTAINERS", "container", "open_checkpoint", "read_float32"]
+
+CONTAINERS: Mapping[str, Container] = MappingProxyType({entry.name: entry for entry in (HuggingFace(),)})
+"""File conventions by the name that the command line uses; the first that recognises a path opens it."""
+
+
+def container(name: str) -> Container:
+    """Look a container up by name.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is none of this name; the message lists those that there are.
+    """
+    try:
+        return CONTAINERS[name]
+    except KeyError:
+        raise UnsupportedError(f"no container {name!r}; there are: {', '.join(CONTAINERS)}") from None
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Open a checkpoint of any known container.
+
+    Parameters
+    ----------
+    path : Path or str
+        A folder, a `.safetensors` file, or a `.gguf` file.
+
+    Raises
+    ------
+    CheckpointError
+        If there is nothing there, it is no known container, or it is broken.
+    UnsupportedError
+        If it is a pickle, or quantized in a way that is not read.
+    """
+    path = Path(path)
+    try:
+        present = path.exists()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be looked at: {error}") from error
+    if not present:
+        raise CheckpointError(f"{str(path)!r} does not exist")
+    for entry in CONTAINERS.values():
+        if entry.recognises(path):
+            return entry.open(path)
+    check_no_pickle(path)
+    raise CheckpointError(
+        f"{str(path)!r} is no checkpoint that halfpint knows; give a folder with safetensors in it, "
+        "a .safetensors file, or a .gguf file"
+    )
+
+
+def read_float32(checkpoint: Checkpoint, name: str, start_row: int = 0, end_row: int | None = None) -> FloatArray:
+    """Read rows [start_row, end_row) of a tensor as float32, decoding whatever format it is in.
+
+    Returns
+    -------
+    float32 array
+        [end_row - start_row, ...]; the caller must not write to it.
+
+    Raises
+    ------
+    UsageError
+        If the tensor holds integers, which stand for no weights.
+    CheckpointError
+        If the bytes are not there any more.
+    """
+    values = checkpoint.read(name, start_row, end_row)
+    if isinstance(values, QuantizedTensor):
+        return decode(values)
+    if values.dtype.kind in "biu":
+        raise UsageError(f"tensor {name!r} holds {values.dtype}, not floating-point weights")
+    return values.astype(np.float32, copy=False)

@@ -1,0 +1,236 @@
+"""Writing a folder of safetensors files: shards laid out beforehand, filled with rows in any order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from halfpint.checkpoints.checkpoint import Checkpoint, OutputTensor
+from halfpint.checkpoints.coverage import RowCoverage
+from halfpint.checkpoints.safetensors_file import SafetensorsLayout, SafetensorsWriter
+from halfpint.checkpoints.safetensors_header import DTYPES
+from halfpint.checkpoints.shards import INDEX_NAME, SINGLE_NAME, is_plain_name
+from halfpint.checkpoints.side_files import CONFIG_NAME, read_side_file, side_files
+from halfpint.checkpoints.staging import Staging, check_apart
+from halfpint.errors import CheckpointError, UsageError
+from halfpint.formats.plain import Plain
+from halfpint.tensors import Array, QuantizedTensor
+
+Declared = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Stored tensors by name: dtype word of safetensors, and shape."""
+
+_METADATA = {"format": "pt"}
+"""Loaders refuse files that do not say for which framework their tensors are laid out."""
+
+
+class Slot(Protocol):
+    """How one output tensor lies in safetensors files."""
+
+    @property
+    def tensor(self) -> OutputTensor:
+        """What it is."""
+
+    def stored(self) -> Declared:
+        """The stored tensors that it consists of."""
+
+    def constants(self) -> Mapping[str, Array]:
+        """Stored tensors whose values are known beforehand."""
+
+    def pieces(self, start_row: int, values: QuantizedTensor | Array) -> Iterable[tuple[str, int, Array]]:
+        """Turn rows into (stored tensor, first row of it, values)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainSlot:
+    """A tensor stored as one array under its own name."""
+
+    tensor: OutputTensor
+    dtype: str
+
+    @classmethod
+    def of(cls, tensor: OutputTensor) -> PlainSlot:
+        """Choose the dtype from the format, or keep the source's."""
+        return cls(tensor, tensor.format.name.upper() if isinstance(tensor.format, Plain) else tensor.dtype)
+
+    def stored(self) -> Declared:
+        """Itself."""
+        return {self.tensor.name: (self.dtype, self.tensor.shape)}
+
+    def constants(self) -> Mapping[str, Array]:
+        """Nothing is known beforehand."""
+        return {}
+
+    def pieces(self, start_row: int, values: QuantizedTensor | Array) -> Iterable[tuple[str, int, Array]]:
+        """Take the values as they are; they must have the declared dtype."""
+        array = values.parts["values"] if isinstance(values, QuantizedTensor) else values
+        shape = self.tensor.shape
+        # A plain format speaks of [rows, columns]; vectors and stacks keep the shape that they have.
+        array = array.reshape((-1, *shape[1:]) if shape and array.size else (shape or ()))
+        if array.dtype != DTYPES[self.dtype]:
+            raise UsageError(f"tensor {self.tensor.name!r} was declared {self.dtype}, but {array.dtype} came")
+        yield self.tensor.name, start_row, array
+
+
+def plan_shards(slots: Sequence[Slot], shard_bytes: int) -> Mapping[str, SafetensorsLayout]:
+    """Distribute tensors over files of at most about `shard_bytes`, in order, each tensor's parts together.
+
+    Returns
+    -------
+    Mapping of str to SafetensorsLayout
+        By file name: `model.safetensors`, or `model-00001-of-00003.safetensors` and so on.
+    """
+    groups: list[dict[str, tuple[str, tuple[int, ...]]]] = [{}]
+    filled = 0
+    seen: set[str] = set()
+    for slot in slots:
+        declared = slot.stored()
+        for name in declared:
+            if name in seen:
+                raise UsageError(f"the output would hold the tensor {name!r} twice")
+            seen.add(name)
+        count = sum(_bytes(dtype, shape) for dtype, shape in declared.values())
+        if filled and filled + count > shard_bytes:
+            groups.append({})
+            filled = 0
+        groups[-1].update(declared)
+        filled += count
+    names = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+    if len(groups) == 1:
+        names = [SINGLE_NAME]
+    layouts = {name: SafetensorsLayout(group, _METADATA) for name, group in zip(names, groups, strict=True)}
+    return MappingProxyType(layouts)
+
+
+class FolderWriter:
+    """A `Writer` of a folder; see `halfpint.checkpoints.checkpoint` for what each method promises."""
+
+    __slots__ = ("_coverage", "_files", "_slots", "_staging")
+
+    def __init__(
+        self,
+        path: Path,
+        source: Checkpoint,
+        slots: Sequence[Slot],
+        layouts: Mapping[str, SafetensorsLayout],
+        config: Mapping[str, Any],
+    ) -> None:
+        check_apart(path, source.path)
+        self._slots = {slot.tensor.name: slot for slot in slots}
+        self._coverage = RowCoverage({slot.tensor.name: _rows(slot.tensor.shape) for slot in slots})
+        self._files: dict[str, SafetensorsWriter] = {}
+        self._staging = Staging(path, folder=True)
+        try:
+            self._write_side_files(source, config)
+            self._write_index(layouts)
+            self._open_files(layouts)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def write(self, name: str, start_row: int, values: QuantizedTensor | Array) -> None:
+        """Store rows [start_row, start_row + rows) of a tensor."""
+        slot = self._slots.get(name)
+        if slot is None:
+            raise UsageError(f"tensor {name!r} was not declared when the output was begun")
+        if isinstance(values, QuantizedTensor) and values.format != slot.tensor.format:
+            wanted = slot.tensor.format.name if slot.tensor.format else "a copy"
+            raise UsageError(f"tensor {name!r} was declared {wanted}, but {values.format.name} came")
+        rows = _rows_given(slot.tensor.shape, values)
+        self._coverage.add(name, start_row, rows)
+        for stored, row, array in slot.pieces(start_row, values):
+            self._files[stored].write_rows(stored, row, array)
+
+    def add_file(self, name: str, data: bytes) -> None:
+        """Store a side file that the source does not have, such as a tokenizer.json made from GGUF metadata.
+
+        Raises
+        ------
+        UsageError
+            If the name is not plain, or is taken already.
+        """
+        if not is_plain_name(name) or (self._staging.path / name).exists():
+            raise UsageError(f"{name!r} cannot be added to {self._staging.target}: no plain name, or there already")
+        (self._staging.path / name).write_bytes(data)
+
+    def finish(self) -> Path:
+        """Check that every row of every tensor was written, sync to disk, rename."""
+        self._coverage.check_complete()
+        for file in set(self._files.values()):
+            file.close()
+        return self._staging.publish()
+
+    def abandon(self) -> None:
+        """Remove what was written aside."""
+        for file in set(self._files.values()):
+            file.close()
+        self._staging.abandon()
+
+    def _write_side_files(self, source: Checkpoint, config: Mapping[str, Any]) -> None:
+        folder = self._staging.path
+        if source.path.is_dir():
+            for path in side_files(source.path):
+                (folder / path.name).write_bytes(read_side_file(source.path, path))
+        if config:
+            (folder / CONFIG_NAME).write_bytes(config_text(config))
+
+    def _write_index(self, layouts: Mapping[str, SafetensorsLayout]) -> None:
+        if len(layouts) < 2:
+            return
+        weight_map = {name: file for file, layout in layouts.items() for name in layout.entries}
+        total = sum(entry.end - entry.begin for layout in layouts.values() for entry in layout.entries.values())
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (self._staging.path / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _open_files(self, layouts: Mapping[str, SafetensorsLayout]) -> None:
+        for file_name, layout in layouts.items():
+            writer = SafetensorsWriter(self._staging.path / file_name, layout)
+            self._files.update(dict.fromkeys(layout.entries, writer))
+        for slot in self._slots.values():
+            for name, array in slot.constants().items():
+                self._files[name].write_rows(name, 0, array)
+
+
+def config_text(config: Mapping[str, Any]) -> bytes:
+    """Write config.json: two spaces of indent, keys in their order.
+
+    `auto_map` and `trust_remote_code` are left out: the programs they name are never copied.
+    """
+    kept = {key: value for key, value in config.items() if key not in {"auto_map", "trust_remote_code"}}
+    text = json.dumps(kept, indent=2, ensure_ascii=False, allow_nan=False, default=_plain_value)
+    return text.encode("utf-8") + b"\n"
+
+
+def _plain_value(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise CheckpointError(f"the source's configuration holds a {type(value).__name__}, which JSON cannot say")
+
+
+def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    count = DTYPES[dtype].itemsize
+    for length in shape:
+        count *= length
+    return count
+
+
+def _rows(shape: tuple[int, ...]) -> int:
+    return shape[0] if shape else 1
+
+
+def _rows_given(shape: tuple[int, ...], values: QuantizedTensor | Array) -> int:
+    """Count rows of the declared tensor in what came."""
+    if isinstance(values, QuantizedTensor):
+        # A vector in a plain format comes as [1, n] or as [n, 1]; its rows are its elements.
+        return values.shape[0] if len(shape) == 2 else values.shape[0] * values.shape[1] // _row_elements(shape)
+    return values.shape[0] if shape else 1
+
+
+def _row_elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for length in shape[1:]:
+        count *= length
+    return max(count, 1)

@@ -1,0 +1,141 @@
+"""A regular file held open for reading at offsets.
+
+Weights are read with `pread`, never through a memory map: when a file shrinks under the reader, a map kills the
+process with SIGBUS, while a short read can be told as an error.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from halfpint.errors import CheckpointError, RoomError
+from halfpint.tensors import Array
+
+_LARGEST_READ = 1 << 30
+"""Bytes asked of one system call: Linux stops at 2 GiB, so larger reads are loops anyway."""
+
+
+class RegularFile:
+    """An open regular file; symbolic links are followed, anything but a regular file is refused.
+
+    Attributes
+    ----------
+    path : Path
+        As given.
+    size : int
+        Bytes when it was opened. All bounds are checked against this.
+    """
+
+    __slots__ = ("_descriptor", "path", "size")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = -1
+        try:
+            # Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            raise _cannot_open(path, error) from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise CheckpointError(f"{str(path)!r} is not a regular file, so it is not read")
+        self._descriptor = descriptor
+        self.size = status.st_size
+
+    def read(self, offset: int, count: int, what: str) -> bytes:
+        """Read `count` bytes at `offset`; `what` names them in errors.
+
+        Raises
+        ------
+        CheckpointError
+            If the file does not hold them.
+        """
+        self._check(offset, count, what)
+        buffer = bytearray(count)
+        self._fill(memoryview(buffer), offset, what)
+        return bytes(buffer)
+
+    def read_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic], what: str) -> Array:
+        """Read a C-contiguous array stored at `offset`, straight into its memory.
+
+        Raises
+        ------
+        CheckpointError
+            If the file does not hold it (checked before anything is allocated).
+        RoomError
+            If there is no memory for it.
+        """
+        count = dtype.itemsize
+        for length in shape:
+            count *= length
+        self._check(offset, count, what)
+        try:
+            array = np.empty(shape, dtype)
+        except MemoryError as error:
+            raise RoomError(f"{what}: no memory for {count} bytes; read fewer rows at a time") from error
+        if count:
+            self._fill(array.reshape(-1).view(np.uint8).data, offset, what)
+        return array
+
+    def close(self) -> None:
+        """Release the descriptor; reading afterwards is a CheckpointError."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _check(self, offset: int, count: int, what: str) -> None:
+        if self._descriptor < 0:
+            raise CheckpointError(f"{what}: {self.path.name} is closed")
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise CheckpointError(
+                f"{what}: bytes {offset} to {offset + count} of {self.path.name} are wanted, "
+                f"but the file has {self.size}"
+            )
+
+    def _fill(self, buffer: memoryview, offset: int, what: str) -> None:
+        done = 0
+        while done < len(buffer):
+            try:
+                got = os.preadv(self._descriptor, [buffer[done : done + _LARGEST_READ]], offset + done)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{what}: reading {self.path.name} at byte {offset + done} failed: {error.strerror}"
+                ) from error
+            if got == 0:
+                raise CheckpointError(
+                    f"{what}: {self.path.name} ends at byte {offset + done}, though it had {self.size} bytes "
+                    "when it was opened; it was cut short meanwhile"
+                )
+            done += got
+
+
+def _cannot_open(path: Path, error: OSError | ValueError) -> CheckpointError:
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"{str(path)!r} does not exist")
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return CheckpointError(f"{str(path)!r} cannot be opened: {reason}")
+
+
+def read_small_file(path: Path, limit: int) -> bytes:
+    """Read a whole regular file of at most `limit` bytes.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing, not a regular file, or larger.
+    """
+    file = RegularFile(path)
+    try:
+        if file.size > limit:
+            raise CheckpointError(f"{path.name} has {file.size} bytes; more than {limit} are not read")
+        return file.read(0, file.size, path.name)
+    finally:
+        file.close()

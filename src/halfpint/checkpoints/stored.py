@@ -1,0 +1,200 @@
+"""How the tensors of a model lie in safetensors files: plain, or as 8-bit floats with scales beside them.
+
+A stored tensor knows what to say of itself (`spec`) and how to read a range of its rows; a checkpoint is a table
+of them. `compressed_tensors` adds its own kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+
+from halfpint.checkpoints.safetensors_file import SafetensorsFile
+from halfpint.checkpoints.shards import Shards
+from halfpint.errors import CheckpointError, UnsupportedError, UsageError
+from halfpint.formats.float8 import FP8, FP8_BLOCK, Float8
+from halfpint.formats.plain import BF16, F16, F32, Plain
+from halfpint.tensors import Array, QuantizedTensor, TensorSpec
+
+PLAIN_FORMATS: Mapping[str, Plain] = MappingProxyType({"F32": F32, "F16": F16, "BF16": BF16})
+"""Dtype words of safetensors that are numeric formats by themselves."""
+
+_SCALE_DTYPES = frozenset({"F32", "F16", "BF16"})
+_BLOCK = FP8_BLOCK.block
+
+
+class StoredTensor(Protocol):
+    """A tensor as its files hold it."""
+
+    @property
+    def spec(self) -> TensorSpec:
+        """What headers say of it."""
+
+    def read(self, start_row: int, end_row: int) -> Array | QuantizedTensor:
+        """Read rows [start_row, end_row), which the caller has checked to lie in the tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTensor:
+    """An array in its own dtype."""
+
+    spec: TensorSpec
+    file: SafetensorsFile
+
+    def read(self, start_row: int, end_row: int) -> Array:
+        """Read these rows; a tensor without axes is read whole."""
+        if not self.spec.shape:
+            return self.file.read(self.spec.name)
+        return self.file.read(self.spec.name, start_row, end_row)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledFloat8:
+    """e4m3 codes, and float scales in a tensor beside them.
+
+    Attributes
+    ----------
+    spec : TensorSpec
+        With the weight's name, the codes' shape, and the bytes of both.
+    format : Float8
+    codes : SafetensorsFile
+        Holds `spec.name`.
+    scales : SafetensorsFile
+        Holds `scale_name`: one number per row, per block, or a single one.
+    """
+
+    spec: TensorSpec
+    format: Float8
+    codes: SafetensorsFile
+    scales: SafetensorsFile
+    scale_name: str
+
+    def read(self, start_row: int, end_row: int) -> QuantizedTensor:
+        """Read these rows; with 128x128 blocks they must begin and end with a block, or with the tensor."""
+        rows, columns = self.spec.shape
+        multiple = self.format.row_multiple
+        if start_row % multiple or (end_row % multiple and end_row != rows):
+            raise UsageError(
+                f"tensor {self.spec.name!r} is coded in blocks of {multiple} rows; {start_row} to {end_row} is no "
+                "whole number of them"
+            )
+        scales = self._scales(start_row, end_row)
+        parts = {"codes": self.codes.read(self.spec.name, start_row, end_row), "scales": scales}
+        return QuantizedTensor(self.format, (end_row - start_row, columns), MappingProxyType(parts))
+
+    def _scales(self, start_row: int, end_row: int) -> Array:
+        stored = self.scales.entries[self.scale_name].shape
+        block = self.format.block
+        if block:
+            values = self.scales.read(self.scale_name, start_row // block, -(-end_row // block))
+        elif len(stored) == 2 and stored[0] == self.spec.shape[0]:
+            values = self.scales.read(self.scale_name, start_row, end_row)
+        else:
+            # One scale for the whole tensor: said again for each row, which decodes to the same numbers.
+            single = self.scales.read(self.scale_name).reshape(1, 1)
+            values = np.repeat(single, end_row - start_row, axis=0)
+        return values.astype(np.float32, copy=False)
+
+
+def plain_spec(name: str, file: SafetensorsFile) -> TensorSpec:
+    """Describe a tensor as its header does."""
+    entry = file.entries[name]
+    return TensorSpec(name, entry.shape, entry.dtype, entry.end - entry.begin, PLAIN_FORMATS.get(entry.dtype))
+
+
+def float8_tensors(shards: Shards) -> tuple[dict[str, StoredTensor], frozenset[str]]:
+    """Find the 8-bit weights that have scales beside them.
+
+    DeepSeek-V3's folders hold `P.weight` and `P.weight_scale_inv` (which multiplies, despite its name) for
+    128x128 blocks; compressed-tensors and others hold `P.weight_scale` per row, per block or per tensor.
+
+    Returns
+    -------
+    dict of str to StoredTensor, and frozenset of str
+        The weights, and the names of all tensors that they account for.
+
+    Raises
+    ------
+    CheckpointError
+        If a scale fits no known arrangement.
+    """
+    found: dict[str, StoredTensor] = {}
+    used: set[str] = set()
+    for name, file in shards.owners.items():
+        entry = file.entries[name]
+        if entry.dtype != "F8_E4M3" or len(entry.shape) != 2:
+            continue
+        for scale_name in (f"{name}_scale_inv", f"{name}_scale"):
+            if scale_name in shards.owners:
+                found[name] = _scaled_float8(name, file, scale_name, shards.owners[scale_name])
+                used.update((name, scale_name))
+                break
+    return found, frozenset(used)
+
+
+def _scaled_float8(name: str, file: SafetensorsFile, scale_name: str, scales: SafetensorsFile) -> ScaledFloat8:
+    codes, scale = file.entries[name], scales.entries[scale_name]
+    rows, columns = codes.shape
+    if scale.dtype not in _SCALE_DTYPES:
+        raise UnsupportedError(f"tensor {scale_name!r} has dtype {scale.dtype}; scales are read as F32, F16 or BF16")
+    blocks = (-(-rows // _BLOCK), -(-columns // _BLOCK))
+    if scale.shape == (rows, 1) or scale.shape in ((1,), (), (1, 1)):
+        fmt, word = FP8, "row"
+    elif scale.shape == blocks:
+        fmt, word = FP8_BLOCK, "block"
+    else:
+        raise CheckpointError(
+            f"tensor {scale_name!r} has shape {list(scale.shape)}; for {name!r} {list(codes.shape)} it would be "
+            f"[{rows}, 1] or {list(blocks)} (blocks of {_BLOCK}x{_BLOCK})"
+        )
+    nbytes = codes.end - codes.begin + scale.end - scale.begin
+    spec = TensorSpec(name, codes.shape, f"F8_E4M3 per {word}", nbytes, fmt)
+    return ScaledFloat8(spec, fmt, file, scales, scale_name)
+
+
+class FolderCheckpoint:
+    """A `Checkpoint` over safetensors files; see `halfpint.checkpoints.checkpoint` for what each member promises."""
+
+    __slots__ = ("_shards", "_stored", "config", "container", "path", "tensors")
+
+    def __init__(
+        self,
+        path: Path,
+        container: str,
+        config: Mapping[str, Any],
+        shards: Shards,
+        stored: Mapping[str, StoredTensor],
+    ) -> None:
+        self.path = path
+        self.container = container
+        self.config = config
+        self._shards = shards
+        self._stored = dict(stored)
+        self.tensors: Mapping[str, TensorSpec] = MappingProxyType(
+            {name: tensor.spec for name, tensor in self._stored.items()}
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the safetensors files."""
+        return self._shards.size
+
+    def read(self, name: str, start_row: int = 0, end_row: int | None = None) -> Array | QuantizedTensor:
+        """Read rows [start_row, end_row) of a tensor's first axis."""
+        tensor = self._stored.get(name)
+        if tensor is None:
+            raise UsageError(f"{self.path} has no tensor {name!r}")
+        rows = tensor.spec.shape[0] if tensor.spec.shape else 1
+        end_row = rows if end_row is None else end_row
+        if not 0 <= start_row <= end_row <= rows:
+            raise UsageError(f"tensor {name!r} has {rows} rows; {start_row} to {end_row} are wanted")
+        return tensor.read(start_row, end_row)
+
+    def close(self) -> None:
+        """Release all files."""
+        self._shards.close()
