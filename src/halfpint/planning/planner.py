@@ -48,7 +48,7 @@ class _Choice:
     """Chosen by the user's own rule: the container may not change it in silence, only refuse."""
 
 
-def make_plan(source: Checkpoint, container: Container, wish: Wish) -> Plan:
+def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool = True) -> Plan:
     """Decide what every tensor of a checkpoint becomes. Reads headers only.
 
     Parameters
@@ -57,11 +57,13 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish) -> Plan:
     container : Container
         Of the output.
     wish : Wish
+    exact : bool
+        Whether `nbytes` counts headers and padding too, for which the output's header is laid out; without it
+        only the tensors are counted, which takes no time.
 
     Returns
     -------
     Plan
-        With the output's exact size.
 
     Raises
     ------
@@ -81,9 +83,9 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish) -> Plan:
             continue
         choice = _choose(spec, roles.get(spec.name), preset, wish.rules)
         planned.append(_fit(spec, choice, container))
-    outputs = outputs_of(planned, source)
     parameters = sum(tensor_parameters(tensor) for tensor in planned)
-    return Plan(container.name, tuple(planned), tuple(dropped), container.size(source, outputs), parameters)
+    nbytes = container.size(source, outputs_of(planned, source)) if exact else sum(t.nbytes for t in planned)
+    return Plan(container.name, tuple(planned), tuple(dropped), nbytes, parameters)
 
 
 def outputs_of(planned: Sequence[PlannedTensor], source: Checkpoint) -> list[OutputTensor]:

@@ -1,0 +1,1 @@
+"""The verbs, whole: what the command line and the Python API call."""

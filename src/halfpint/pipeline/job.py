@@ -1,0 +1,250 @@
+"""Writing: plan, solve slice by slice, write aside, rename, and compare what reads back with what was meant."""
+
+from __future__ import annotations
+
+import resource
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from halfpint import kernels, solvers
+from halfpint.checkpoints import CONTAINERS, open_checkpoint
+from halfpint.checkpoints.checkpoint import Checkpoint, Writer
+from halfpint.errors import HalfpintError, NonFiniteError, UsageError, VerificationError
+from halfpint.formats.plain import F16, Plain
+from halfpint.plan import Plan, PlannedTensor
+from halfpint.planning.planner import Wish, make_plan, outputs_of
+from halfpint.tensors import Array, FloatArray, QuantizedTensor
+
+# Weights of a slice of rows that are in memory at a time: 8 million are 32 MB of float32, few enough for any
+# laptop and enough to keep all threads busy.
+SLICE_WEIGHTS = 8_000_000
+# Slices start at multiples of this, so that 128x128 blocks and zero points packed along rows are never cut.
+ROW_STEP = 256
+
+Progress = Callable[[str, int, int, str], None]
+"""(stage, bytes done, bytes in all, what is being worked on)."""
+
+
+def silent(stage: str, done: int, total: int, detail: str) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOutcome:
+    """What became of one tensor.
+
+    Attributes
+    ----------
+    planned : PlannedTensor
+    relative_error : float
+        Root of sum (weight - decoded)^2 / sum weight^2; 0 for a copy.
+    seconds : float
+        Reading, solving and writing it.
+    checksums : tuple of (start_row, end_row, crc32)
+        Of what was written, slice by slice, to compare with what is read back.
+    """
+
+    planned: PlannedTensor
+    relative_error: float
+    seconds: float
+    checksums: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outcome of writing: where, what became of every tensor, and at what cost."""
+
+    output: Path
+    plan: Plan
+    tensors: tuple[TensorOutcome, ...]
+    seconds: float
+    peak_memory_bytes: int
+
+
+def quantize(source: Checkpoint, output: Path, container_name: str, wish: Wish, progress: Progress = silent) -> Written:
+    """Quantize a checkpoint into a new one, and read it back.
+
+    Parameters
+    ----------
+    source : Checkpoint
+        Open; never changed.
+    output : Path
+        A file for GGUF, a folder otherwise. Appears only when it is whole.
+    container_name : str
+        A key of `CONTAINERS`.
+    wish : Wish
+    progress : Progress
+
+    Returns
+    -------
+    Written
+
+    Raises
+    ------
+    UsageError
+        If the output is the source, or exists and was not written by halfpint.
+    NonFiniteError
+        If a weight is NaN or infinite: tensor and index are named.
+    VerificationError
+        If what was written does not read back as what was meant.
+    """
+    started = time.monotonic()
+    container = CONTAINERS[container_name]
+    plan = make_plan(source, container, wish)
+    refuse_target(source, output)
+    writer = container.create(output, source, outputs_of(plan.tensors, source))
+    try:
+        outcomes = _write_all(source, plan, writer, progress)
+        path = writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
+    verify_written(path, plan, outcomes, progress)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Written(path, plan, tuple(outcomes), time.monotonic() - started, peak)
+
+
+def refuse_target(source: Checkpoint, output: Path) -> None:
+    """Refuse an output that would touch the source, or something that is there already."""
+    target, origin = output.resolve(), source.path.resolve()
+    if target == origin or origin in target.parents or target in origin.parents:
+        raise UsageError(f"the output {output} lies in or around the source {source.path}; choose another place")
+    if output.exists() or output.is_symlink():
+        raise UsageError(f"the output {output} exists; remove it or choose another name")
+    if not output.parent.is_dir():
+        raise UsageError(f"the folder {output.parent} does not exist; create it first")
+
+
+def _write_all(source: Checkpoint, plan: Plan, writer: Writer, progress: Progress) -> list[TensorOutcome]:
+    total = sum(source.tensors[tensor.name].nbytes for tensor in plan.tensors)
+    done = 0
+    outcomes = []
+    for tensor in plan.tensors:
+        progress("quantize", done, total, tensor.name)
+        try:
+            outcomes.append(_write_tensor(source, tensor, writer))
+        except HalfpintError as error:
+            raise type(error)(f"{tensor.name}: {error}") from error
+        done += source.tensors[tensor.name].nbytes
+    progress("quantize", done, total, "")
+    return outcomes
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Squared error and squared norm of one tensor, gathered over its slices in order."""
+
+    error: float = 0.0
+    norm: float = 0.0
+    checksums: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def relative(self) -> float:
+        return (self.error / self.norm) ** 0.5 if self.norm > 0 else 0.0
+
+
+def _write_tensor(source: Checkpoint, tensor: PlannedTensor, writer: Writer) -> TensorOutcome:
+    started = time.monotonic()
+    sums = _Sums()
+    for start, end in slices(tensor):
+        value = source.read(tensor.name, start, end)
+        result = value if tensor.solver == "copy" else _solve_slice(value, tensor, sums)
+        writer.write(tensor.name, start, result)
+        sums.checksums.append((start, end, checksum(result)))
+    return TensorOutcome(tensor, sums.relative(), time.monotonic() - started, tuple(sums.checksums))
+
+
+def slices(tensor: PlannedTensor) -> Iterator[tuple[int, int]]:
+    """Cut a tensor's rows into slices that fit in memory; a format that needs the whole tensor gets it."""
+    if not tensor.shape:
+        yield 0, 1
+        return
+    rows = tensor.shape[0]
+    row_weights = 1
+    for length in tensor.shape[1:]:
+        row_weights *= length
+    step = max(ROW_STEP, SLICE_WEIGHTS // max(row_weights, 1) // ROW_STEP * ROW_STEP)
+    whole = tensor.format is not None and tensor.format.row_multiple == 0
+    if len(tensor.shape) == 1 or whole:
+        step = max(rows, 1)
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def _solve_slice(value: Array | QuantizedTensor, tensor: PlannedTensor, sums: _Sums) -> QuantizedTensor | Array:
+    weight = to_float32(value)
+    fmt = tensor.format
+    assert fmt is not None, "a tensor without a format is copied"
+    if isinstance(fmt, Plain):
+        return _to_plain(weight, fmt)
+    result = solvers.by_name(tensor.solver).solve(weight, None, fmt)
+    decoded = kernels.decode(result)
+    # float64 dot products in a fixed slice order: the same figures on any number of threads.
+    difference = (weight - decoded).ravel()
+    error = float(np.dot(difference, difference))
+    if not np.isfinite(error):
+        raise VerificationError(f"{fmt.name} made a value that is not finite; keep this tensor in bf16")
+    sums.error += error
+    sums.norm += float(np.dot(weight.ravel(), weight.ravel()))
+    return result
+
+
+def to_float32(value: Array | QuantizedTensor) -> FloatArray:
+    """Decode what a checkpoint gave into float32."""
+    if isinstance(value, QuantizedTensor):
+        return kernels.decode(value)
+    return value.astype(np.float32)
+
+
+def _to_plain(weight: FloatArray, fmt: Plain) -> Array:
+    finite = np.isfinite(weight)
+    if not finite.all():
+        index = [int(i) for i in np.argwhere(~finite)[0]]
+        raise NonFiniteError(f"value {weight[tuple(index)]} at index {index}; mend or replace the checkpoint")
+    values: Array = weight.astype(fmt.dtype)
+    if fmt is F16 and not np.isfinite(values).all():
+        raise UsageError(f"a value of {float(np.abs(weight).max()):g} does not fit f16; use bf16 or f32")
+    return values
+
+
+def checksum(value: QuantizedTensor | Array) -> int:
+    """crc32 over the parts of a tensor, in name order."""
+    arrays = [value.parts[name] for name in sorted(value.parts)] if isinstance(value, QuantizedTensor) else [value]
+    result = 0
+    for array in arrays:
+        result = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), result)
+    return result
+
+
+def verify_written(path: Path, plan: Plan, outcomes: list[TensorOutcome], progress: Progress = silent) -> None:
+    """Open the output as a stranger would, and compare every slice with what was meant.
+
+    Raises
+    ------
+    VerificationError
+        Naming the tensor and the rows.
+    """
+    checkpoint = open_checkpoint(path)
+    try:
+        if checkpoint.weight_bytes != plan.nbytes:
+            raise VerificationError(f"{path} has {checkpoint.weight_bytes} bytes, planned were {plan.nbytes}")
+        missing = {outcome.planned.name for outcome in outcomes} ^ set(checkpoint.tensors)
+        if missing:
+            raise VerificationError(f"{path}: tensors do not match the plan: {', '.join(sorted(missing)[:5])}")
+        total = sum(outcome.planned.nbytes for outcome in outcomes)
+        done = 0
+        for outcome in outcomes:
+            progress("verify", done, total, outcome.planned.name)
+            for start, end, meant in outcome.checksums:
+                if checksum(checkpoint.read(outcome.planned.name, start, end)) != meant:
+                    raise VerificationError(
+                        f"{path}: {outcome.planned.name}, rows {start} to {end}, does not read back as written"
+                    )
+            done += outcome.planned.nbytes
+        progress("verify", done, total, "")
+    finally:
+        checkpoint.close()

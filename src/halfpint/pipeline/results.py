@@ -1,0 +1,204 @@
+"""What the verbs give back: records of numbers, from which every card, table and JSON object is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from halfpint.measuring.metrics import Quality
+from halfpint.pipeline.job import TensorOutcome
+from halfpint.plan import Plan
+
+Verdict = Literal["PASS", "FAIL", "UNMEASURED"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanResult:
+    """A plan and what is known of it before paying.
+
+    Attributes
+    ----------
+    plan : Plan
+    original_bytes : int
+        Weight files of the source.
+    engines : tuple of str
+        Who can load the output.
+    refusals : Mapping of str to str
+        Why the others cannot.
+    peak_memory_bytes : int
+        Forecast for the job without the comparison.
+    seconds : float
+        Forecast for the same.
+    """
+
+    plan: Plan
+    original_bytes: int
+    engines: tuple[str, ...]
+    refusals: Mapping[str, str]
+    peak_memory_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A model compared with its original.
+
+    Attributes
+    ----------
+    quality : Quality
+    by_source : Mapping of str to Quality
+        The same for each kind of text.
+    nbytes, reference_bytes : int
+        Of the weight files.
+    bits_per_weight : float
+    seconds : float
+    """
+
+    quality: Quality
+    by_source: Mapping[str, Quality]
+    nbytes: int
+    reference_bytes: int
+    bits_per_weight: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeResult:
+    """The outcome of a job.
+
+    Attributes
+    ----------
+    planned : PlanResult
+    output : Path
+    tensors : tuple of TensorOutcome
+    seconds : float
+        Of everything, the comparison included.
+    peak_memory_bytes : int
+    verdict : str
+    verdict_reason : str
+    measurement : Measurement or None
+    """
+
+    planned: PlanResult
+    output: Path
+    tensors: tuple[TensorOutcome, ...]
+    seconds: float
+    peak_memory_bytes: int
+    verdict: Verdict
+    verdict_reason: str
+    measurement: Measurement | None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that was carried out."""
+        return self.planned.plan
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """A checkpoint that holds together.
+
+    Attributes
+    ----------
+    container : str
+    family : str
+    tensors : int
+    nbytes : int
+    parameters : int
+    notes : tuple of str
+        What is unusual but not wrong.
+    """
+
+    container: str
+    family: str
+    tensors: int
+    nbytes: int
+    parameters: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A continued text and how fast it came."""
+
+    text: str
+    prompt_tokens: int
+    generated_tokens: int
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DemoEntry:
+    """One size of the demo model.
+
+    Attributes
+    ----------
+    name : str
+        `32-bit`, `8-bit`, `4-bit` ...
+    nbytes : int
+    bits_per_weight : float
+    quality : Quality
+    decode_tokens_per_second : float
+    sample : str
+        How it continues the demo's prompt, greedily.
+    """
+
+    name: str
+    nbytes: int
+    bits_per_weight: float
+    quality: Quality
+    decode_tokens_per_second: float
+    sample: str
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """The whole story on the embedded model."""
+
+    prompt: str
+    parameters: int
+    original: DemoEntry
+    quantized: tuple[DemoEntry, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """This machine, as far as it matters here.
+
+    Attributes
+    ----------
+    version, python, platform, processor : str
+    processors : int
+        That this process may use.
+    memory_bytes, available_memory_bytes : int
+    cpu_features : tuple of str
+    kernel : str
+        The instruction set in use.
+    kernels : tuple of str
+        One line per instruction set: what it needs, and whether it is there.
+    native_formats : tuple of str
+        Formats with native encoders.
+    read_bandwidth : float
+        Bytes a second, measured.
+    packages : Mapping of str to str
+        Versions of what is installed.
+    """
+
+    version: str
+    python: str
+    platform: str
+    processor: str
+    processors: int
+    memory_bytes: int
+    available_memory_bytes: int
+    cpu_features: tuple[str, ...]
+    kernel: str
+    kernels: tuple[str, ...]
+    native_formats: tuple[str, ...]
+    read_bandwidth: float
+    packages: Mapping[str, str]
