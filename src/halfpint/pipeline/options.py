@@ -38,6 +38,27 @@ class MeasureOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What the result must keep for a verdict of PASS.
+
+    Attributes
+    ----------
+    keep : float
+        Least top-1 agreement, as a fraction; 0 asks nothing.
+    max_kl : float
+        Largest mean KL divergence in nats; infinity asks nothing.
+    """
+
+    keep: float = 0.0
+    max_kl: float = float("inf")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is asked."""
+        return self.keep > 0 or self.max_kl != float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeOptions:
     """What to make of a model.
 
@@ -63,7 +84,7 @@ class QuantizeOptions:
     rules: Sequence[str] = ()
     container: str = "gguf"
     engine: str = ""
-    gate: Gate = field(default_factory=lambda: Gate())
+    gate: Gate = field(default_factory=Gate)
     measure: MeasureOptions | None = field(default_factory=MeasureOptions)
 
     def __post_init__(self) -> None:
@@ -79,27 +100,6 @@ class QuantizeOptions:
         """The same in the words of planning."""
         fmt = None if self.format is None else formats.by_name(self.format)
         return Wish(bits=self.bits, format=fmt, rules=tuple(parse_rule(rule) for rule in self.rules))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """What the result must keep for a verdict of PASS.
-
-    Attributes
-    ----------
-    keep : float
-        Least top-1 agreement, as a fraction; 0 asks nothing.
-    max_kl : float
-        Largest mean KL divergence in nats; infinity asks nothing.
-    """
-
-    keep: float = 0.0
-    max_kl: float = float("inf")
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anything is asked."""
-        return self.keep > 0 or self.max_kl != float("inf")
 
 
 def parse_rule(text: str) -> Rule:

@@ -168,7 +168,7 @@ class DemoResult:
 
 @dataclass(frozen=True, slots=True)
 class DoctorReport:
-    """This machine, as far as it matters here.
+    """The machine, as far as it matters here.
 
     Attributes
     ----------

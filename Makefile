@@ -1,0 +1,54 @@
+# Every chore of this project, each in one word. `make demo` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test engines lint format docs bench fuzz build clean
+
+demo: $(VENV)/installed ## install into .venv and tell the whole story on the embedded model
+	$(BIN)/halfpint demo
+
+test: $(VENV)/tested ## install the tests' needs and run them
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+engines: $(VENV)/tested ## install llama.cpp, transformers and vLLM beside the project, for the tests that run them
+	$(BIN)/python tests/engines/install.py
+
+lint: $(VENV)/linted ## style, types, layers, sizes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/linted ## mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/installed ## write the generated pages of docs/ anew
+	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/tested ## the claims of README and docs, measured here
+	$(BIN)/python benchmarks/run.py
+
+fuzz: $(VENV)/tested ## every reader against mutated files, ten minutes each
+	for target in fuzz/fuzz_*.py; do $(BIN)/python $$target --seconds 600 || exit 1; done
+
+SOURCES := pyproject.toml CMakeLists.txt $(shell find native src -name '*.py' -o -name '*.?pp' 2>/dev/null)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet .
+	touch $@
+
+$(VENV)/tested: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/linted: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet '.[test,lint]'
+	touch $@ $(VENV)/installed
+
+clean: ## remove what was built and installed
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
