@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,15 +16,10 @@ from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint, Writer
 from halfpint.errors import HalfpintError, NonFiniteError, UsageError, VerificationError
 from halfpint.formats.plain import F16, Plain
+from halfpint.pipeline.slicing import row_slices
 from halfpint.plan import Plan, PlannedTensor
-from halfpint.planning.planner import Wish, make_plan, outputs_of
+from halfpint.planning.planner import outputs_of
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
-
-# Weights of a slice of rows that are in memory at a time: 8 million are 32 MB of float32, few enough for any
-# laptop and enough to keep all threads busy.
-SLICE_WEIGHTS = 8_000_000
-# Slices start at multiples of this, so that 128x128 blocks and zero points packed along rows are never cut.
-ROW_STEP = 256
 
 Progress = Callable[[str, int, int, str], None]
 """(stage, bytes done, bytes in all, what is being worked on)."""
@@ -57,17 +52,14 @@ class TensorOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The outcome of writing: where, what became of every tensor, and at what cost."""
+    """Where the output is, and what became of every tensor."""
 
     output: Path
-    plan: Plan
     tensors: tuple[TensorOutcome, ...]
-    seconds: float
-    peak_memory_bytes: int
 
 
-def quantize(source: Checkpoint, output: Path, container_name: str, wish: Wish, progress: Progress = silent) -> Written:
-    """Quantize a checkpoint into a new one, and read it back.
+def quantize(source: Checkpoint, output: Path, plan: Plan, progress: Progress = silent) -> Written:
+    """Carry out a plan, and read the result back.
 
     Parameters
     ----------
@@ -75,9 +67,8 @@ def quantize(source: Checkpoint, output: Path, container_name: str, wish: Wish, 
         Open; never changed.
     output : Path
         A file for GGUF, a folder otherwise. Appears only when it is whole.
-    container_name : str
-        A key of `CONTAINERS`.
-    wish : Wish
+    plan : Plan
+        Of this source.
     progress : Progress
 
     Returns
@@ -87,17 +78,14 @@ def quantize(source: Checkpoint, output: Path, container_name: str, wish: Wish, 
     Raises
     ------
     UsageError
-        If the output is the source, or exists and was not written by halfpint.
+        If the output touches the source, or exists.
     NonFiniteError
         If a weight is NaN or infinite: tensor and index are named.
     VerificationError
         If what was written does not read back as what was meant.
     """
-    started = time.monotonic()
-    container = CONTAINERS[container_name]
-    plan = make_plan(source, container, wish)
     refuse_target(source, output)
-    writer = container.create(output, source, outputs_of(plan.tensors, source))
+    writer = CONTAINERS[plan.container].create(output, source, outputs_of(plan.tensors, source))
     try:
         outcomes = _write_all(source, plan, writer, progress)
         path = writer.finish()
@@ -105,8 +93,12 @@ def quantize(source: Checkpoint, output: Path, container_name: str, wish: Wish, 
         writer.abandon()
         raise
     verify_written(path, plan, outcomes, progress)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Written(path, plan, tuple(outcomes), time.monotonic() - started, peak)
+    return Written(path, tuple(outcomes))
+
+
+def peak_memory_bytes() -> int:
+    """Most memory that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def refuse_target(source: Checkpoint, output: Path) -> None:
@@ -150,29 +142,12 @@ class _Sums:
 def _write_tensor(source: Checkpoint, tensor: PlannedTensor, writer: Writer) -> TensorOutcome:
     started = time.monotonic()
     sums = _Sums()
-    for start, end in slices(tensor):
+    for start, end in row_slices(tensor.shape, tensor.format, source.tensors[tensor.name].format):
         value = source.read(tensor.name, start, end)
         result = value if tensor.solver == "copy" else _solve_slice(value, tensor, sums)
         writer.write(tensor.name, start, result)
         sums.checksums.append((start, end, checksum(result)))
     return TensorOutcome(tensor, sums.relative(), time.monotonic() - started, tuple(sums.checksums))
-
-
-def slices(tensor: PlannedTensor) -> Iterator[tuple[int, int]]:
-    """Cut a tensor's rows into slices that fit in memory; a format that needs the whole tensor gets it."""
-    if not tensor.shape:
-        yield 0, 1
-        return
-    rows = tensor.shape[0]
-    row_weights = 1
-    for length in tensor.shape[1:]:
-        row_weights *= length
-    step = max(ROW_STEP, SLICE_WEIGHTS // max(row_weights, 1) // ROW_STEP * ROW_STEP)
-    whole = tensor.format is not None and tensor.format.row_multiple == 0
-    if len(tensor.shape) == 1 or whole:
-        step = max(rows, 1)
-    for start in range(0, rows, step):
-        yield start, min(start + step, rows)
 
 
 def _solve_slice(value: Array | QuantizedTensor, tensor: PlannedTensor, sums: _Sums) -> QuantizedTensor | Array:
