@@ -4,7 +4,9 @@ import gguf
 import numpy as np
 import pytest
 
+from halfpint.errors import NonFiniteError, ShapeError
 from halfpint.formats import ggml
+from halfpint.formats.ggml.encoding import largest_weight
 from halfpint.tensors import QuantizedTensor
 
 FORMATS = pytest.mark.parametrize("fmt", ggml.FORMATS, ids=lambda fmt: fmt.name)
@@ -63,3 +65,188 @@ def test_columns_that_are_no_whole_blocks_are_refused_with_advice(fmt):
     assert "bf16" in fmt.refusal(5, 48)
     assert fmt.refusal(5, 0) is not None
     assert ("q8_0" in (fmt.refusal(5, 96) or "")) == (fmt.block_columns == 256)
+
+
+def encoded(weight, fmt, importance=None):
+    """The decoded approximation, and the blocks."""
+    parts = ggml.encode(weight, fmt, importance)
+    return ggml.decode(QuantizedTensor(fmt, weight.shape, parts)), parts["blocks"]
+
+
+def weighted_error(weight, decoded, importance=None):
+    """Sum of squared errors of each block of 32, times the importance, in double precision."""
+    squares = (weight.astype(np.float64) - decoded) ** 2 * (1 if importance is None else importance)
+    return squares.sum()
+
+
+def plain(weight, fmt):
+    """Plain rounding: peak to last level, sub-scales and minima from the range of each group."""
+    fields = plain_fields(weight.reshape(-1, fmt.groups, fmt.group_columns).astype(np.float64), fmt)
+    return ggml.decode(quantized(ggml.pack(fields, fmt), fmt)).reshape(weight.shape)
+
+
+def half(values):
+    """As halves; what is not zero does not become zero."""
+    halves = values.astype(np.float16)
+    return np.where((halves == 0) & (values != 0), np.copysign(np.float16(2.0**-24), values), halves).astype(np.float16)
+
+
+def peaks(values):
+    index = np.abs(values).argmax(axis=-1)[..., None]
+    return np.take_along_axis(values, index, axis=-1)[..., 0]
+
+
+def quotient(values, divisors):
+    divisors = np.asarray(divisors, np.float64)
+    return np.where(divisors == 0, 0, values / np.where(divisors == 0, 1, divisors))
+
+
+def plain_fields(groups, fmt):
+    levels = np.array(ggml.levels_of(fmt), np.float64)
+    limits = fmt.subscale_range
+    nested = limits != (1, 1)
+    if fmt.has_minimum:
+        low = groups.min(-1) if not nested else np.minimum(groups.min(-1), 0)
+        scale = (groups.max(-1) - low) / levels[-1]
+        depth = -low
+        block_scale = half(scale.max(-1) / limits[1])
+        block_depth = half(depth.max(-1) / limits[1]) if nested else depth[:, 0].astype(np.float16)
+        submins = np.clip(np.rint(quotient(depth, block_depth[:, None])), *limits) if nested else None
+        offset = -(block_depth[:, None] * (submins if nested else np.ones((1, 1))))
+    else:
+        extreme = -127 if fmt.name == "q8_0" else levels[0]
+        scale = peaks(groups) / extreme
+        block_scale = half(peaks(scale) / limits[0])
+        block_depth, submins, offset = None, None, np.zeros((len(groups), fmt.groups))
+    subscales = np.clip(np.rint(quotient(scale, block_scale[:, None])), *limits)
+    stretched = quotient(groups - offset[..., None], (block_scale[:, None] * subscales)[..., None])
+    if fmt.name == "q8_0":
+        stretched = np.clip(stretched, -127, 127)
+    codes = np.abs(stretched[..., None] - levels).argmin(-1).astype(np.uint8).reshape(len(groups), -1)
+    minimum = None if block_depth is None else (block_depth if nested else -block_depth)
+    integers = subscales.astype(np.int32) if nested else None
+    return ggml.Fields(codes, block_scale, minimum, integers, None if submins is None else submins.astype(np.int32))
+
+
+def weights_of_kind(kind, seed, rows=4, columns=512):
+    rng = np.random.default_rng(seed)
+    normal = rng.standard_normal((rows, columns)).astype(np.float32)
+    signs = np.abs(normal)
+    spiked = normal.copy()
+    spiked[:, ::97] *= 1e4
+    return {
+        "normal": normal * np.float32(0.02),
+        "heavy tails": rng.standard_t(3, (rows, columns)).astype(np.float32),
+        "one huge outlier": spiked,
+        "positive": signs,
+        "negative": -signs,
+        "far from zero": normal * np.float32(0.01) + 3,
+        "constant": np.full((rows, columns), 0.7, np.float32),
+        "few values": rng.integers(-1, 2, (rows, columns)).astype(np.float32),
+        "half zero": np.where(rng.random((rows, columns)) < 0.5, 0, normal).astype(np.float32),
+        "scales between halves": normal * np.float32(3e-7),
+        "below every half": normal * np.float32(1e-8),
+        "denormal": normal * np.float32(1e-40),
+        "large": normal * np.float32(1e4),
+    }[kind]
+
+
+KINDS = (
+    "normal", "heavy tails", "one huge outlier", "positive", "negative", "far from zero", "constant", "few values",
+    "half zero", "scales between halves", "below every half", "denormal", "large",
+)  # fmt: skip
+
+
+def importances(kind, shape, seed):
+    rng = np.random.default_rng(seed + 1)
+    spread = np.exp(rng.standard_normal(shape)).astype(np.float32)
+    dead = spread[0].copy()
+    dead[:64] = 0
+    return {
+        "none": None,
+        "columns": spread[0],
+        "elements": spread,
+        "dead groups": dead,
+        "all zero": np.zeros(shape[1], np.float32),
+        "tiny": spread[0] * np.float32(1e-30),
+    }[kind]
+
+
+IMPORTANCES = ("none", "columns", "elements", "dead groups", "all zero", "tiny")
+
+
+@FORMATS
+@pytest.mark.parametrize("importance_kind", IMPORTANCES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_error_is_at_most_that_of_plain_rounding_and_of_zero(fmt, kind, importance_kind):
+    weight = weights_of_kind(kind, seed=len(kind))
+    importance = importances(importance_kind, weight.shape, seed=3)
+    decoded, _ = encoded(weight, fmt, importance)
+    assert np.isfinite(decoded).all()
+    error = weighted_error(weight, decoded, importance)
+    slack = 1 + 1e-5  # errors are compared in float32
+    assert error <= weighted_error(weight, plain(weight, fmt), importance) * slack
+    assert error <= weighted_error(weight, 0 * weight, importance) * slack
+
+
+@FORMATS
+def test_zeros_stay_zeros(fmt):
+    weight = weights_of_kind("normal", seed=0)
+    weight[1] = 0
+    weight[2, :256] = 0
+    decoded, blocks = encoded(weight, fmt)
+    assert not decoded[1].any()
+    assert not decoded[2, :256].any()
+    assert all(not blocks[1][:, start : start + 2].any() for start in HALVES[fmt.name])
+
+
+@FORMATS
+def test_rows_are_independent(fmt):
+    weight = weights_of_kind("heavy tails", seed=4, rows=5)
+    importance = importances("elements", weight.shape, seed=4)
+    together = encoded(weight, fmt, importance)[1]
+    alone = encoded(weight[3:4], fmt, importance[3:4])[1]
+    assert np.array_equal(together[3:4], alone)
+
+
+@FORMATS
+def test_equal_importances_are_no_importances(fmt):
+    weight = weights_of_kind("heavy tails", seed=5)
+    without = encoded(weight, fmt)[1]
+    for value in (0, 1, 3.7):
+        assert np.array_equal(encoded(weight, fmt, np.full(512, value, np.float32))[1], without)
+
+
+@FORMATS
+def test_weights_that_no_half_can_scale_are_refused(fmt):
+    weight = np.full((1, 256), 1e30, np.float32)
+    with pytest.raises(ShapeError, match="bf16"):
+        ggml.encode(weight, fmt, None)
+
+
+@FORMATS
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_weights_that_are_accepted_decode_to_finite_numbers(fmt, sign):
+    weight = np.full((2, 256), sign * largest_weight(fmt) * 0.999, np.float32)
+    weight[1, ::2] = 0
+    decoded, _ = encoded(weight, fmt)
+    assert np.isfinite(decoded).all()
+    assert np.abs(decoded - weight).max() <= np.abs(weight).max() * 0.01
+
+
+def test_the_code_minus_128_is_never_written_in_q8_0():
+    fmt = ggml.FORMATS[0]
+    blocks = encoded(weights_of_kind("one huge outlier", seed=7, rows=64), fmt)[1]
+    assert fmt.name == "q8_0"
+    assert (blocks[:, :, 2:] != 128).all()
+
+
+@FORMATS
+@pytest.mark.parametrize("bad", [-1, np.nan, np.inf])
+def test_an_importance_that_is_no_weight_is_refused(fmt, bad):
+    importance = np.ones(256, np.float32)
+    importance[7] = bad
+    with pytest.raises(NonFiniteError, match=r"index \[7\]"):
+        ggml.encode(np.ones((2, 256), np.float32), fmt, importance)
+    with pytest.raises(ShapeError, match="one per column"):
+        ggml.encode(np.ones((2, 256), np.float32), fmt, np.ones(2, np.float32))

@@ -76,7 +76,8 @@ def _nibbles(packed: Bytes, run: int) -> Bytes:
 
 def _pack_nibbles(codes: Bytes, run: int) -> Bytes:
     pairs = codes.reshape(len(codes), -1, 2, run)
-    return (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(len(codes), -1)
+    packed: Bytes = pairs[:, :, 0] | pairs[:, :, 1] << 4
+    return packed.reshape(len(codes), -1)
 
 
 _CRUMB_SHIFTS = np.array([0, 2, 4, 6], np.uint8)[:, None]
@@ -90,7 +91,8 @@ def _crumbs(packed: Bytes) -> Bytes:
 
 def _pack_crumbs(codes: Bytes) -> Bytes:
     runs = codes.reshape(len(codes), -1, 4, 32) << _CRUMB_SHIFTS
-    return np.bitwise_or.reduce(runs, axis=2).reshape(len(codes), -1)
+    packed: Bytes = np.bitwise_or.reduce(runs, axis=2)
+    return packed.reshape(len(codes), -1)
 
 
 def _planes(packed: Bytes) -> Bytes:
@@ -99,7 +101,8 @@ def _planes(packed: Bytes) -> Bytes:
 
 
 def _pack_planes(bits: Bytes) -> Bytes:
-    return np.bitwise_or.reduce(bits.reshape(len(bits), 8, 32) << _PLANE_SHIFTS, axis=1)
+    packed: Bytes = np.bitwise_or.reduce(bits.reshape(len(bits), 8, 32) << _PLANE_SHIFTS, axis=1)
+    return packed
 
 
 def _bits(packed: Bytes) -> Bytes:
