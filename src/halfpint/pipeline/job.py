@@ -17,7 +17,7 @@ from halfpint.checkpoints.checkpoint import Checkpoint, Writer
 from halfpint.errors import HalfpintError, NonFiniteError, UsageError, VerificationError
 from halfpint.formats.plain import F16, Plain
 from halfpint.pipeline.slicing import row_slices
-from halfpint.plan import Plan, PlannedTensor
+from halfpint.plans import Plan, PlannedTensor
 from halfpint.planning.planner import outputs_of
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
 

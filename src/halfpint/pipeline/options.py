@@ -9,7 +9,7 @@ from pathlib import Path
 from halfpint import formats
 from halfpint.checkpoints import CONTAINERS
 from halfpint.errors import UnsupportedError, UsageError
-from halfpint.plan import Rule
+from halfpint.plans import Rule
 from halfpint.planning.engines import ENGINES
 from halfpint.planning.planner import Wish
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.job import TensorOutcome
-from halfpint.plan import Plan
+from halfpint.plans import Plan
 
 Verdict = Literal["PASS", "FAIL", "UNMEASURED"]
 

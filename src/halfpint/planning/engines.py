@@ -10,7 +10,7 @@ from halfpint import families
 from halfpint.formats.affine import Affine
 from halfpint.formats.float8 import Float8
 from halfpint.formats.plain import Plain
-from halfpint.plan import Plan
+from halfpint.plans import Plan
 
 
 @dataclass(frozen=True, slots=True)

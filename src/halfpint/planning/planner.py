@@ -10,7 +10,7 @@ from halfpint import families, formats
 from halfpint.checkpoints.checkpoint import Checkpoint, Container, OutputTensor
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.families.record import NORM_ROLES, Role
-from halfpint.plan import Plan, PlannedTensor, Rule, check_rules_match
+from halfpint.plans import Plan, PlannedTensor, Rule, check_rules_match
 from halfpint.planning import presets
 from halfpint.planning.presets import Preset
 from halfpint.tensors import Format, TensorSpec
