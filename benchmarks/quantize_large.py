@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -25,6 +24,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMIT_BYTES = 1_000_000_000
+
+_LIMIT = """
+import os, resource, sys
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 _LLAMA = """
 import sys
@@ -47,16 +53,14 @@ class Run:
 
 def run(command: list[str], limited: bool) -> Run:
     """Run a command, its private memory limited or not."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
-
+    if limited:
+        command = [sys.executable, "-c", _LIMIT, str(LIMIT_BYTES), *command]
     started = time.monotonic()
-    process = subprocess.Popen(command, preexec_fn=limit if limited else None, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"{' '.join(command[:6])} ... ended with {process.returncode}")
+        raise SystemExit(f"{' '.join(command[-6:])} ... ended with {process.returncode}")
     return Run(time.monotonic() - started, usage.ru_maxrss * 1024)
 
 
