@@ -117,12 +117,14 @@ class FolderWriter:
         slots: Sequence[Slot],
         layouts: Mapping[str, SafetensorsLayout],
         config: Mapping[str, Any],
+        *,
+        replace: bool = False,
     ) -> None:
         check_apart(path, source.path)
         self._slots = {slot.tensor.name: slot for slot in slots}
         self._coverage = RowCoverage({slot.tensor.name: _rows(slot.tensor.shape) for slot in slots})
         self._files: dict[str, SafetensorsWriter] = {}
-        self._staging = Staging(path, folder=True)
+        self._staging = Staging(path, folder=True, replace=replace)
         try:
             self._write_side_files(source, config)
             self._write_index(layouts)

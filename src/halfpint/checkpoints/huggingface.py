@@ -80,17 +80,20 @@ class HuggingFace:
         """Exact bytes of the safetensors files."""
         return sum(layout.size for layout in self._layouts(outputs).values())
 
-    def create(self, path: Path, source: Checkpoint, outputs: Sequence[OutputTensor]) -> Writer:
+    def create(
+        self, path: Path, source: Checkpoint, outputs: Sequence[OutputTensor], *, replace: bool = False
+    ) -> Writer:
         """Begin a folder; side files come from the source's folder.
 
         Raises
         ------
         UsageError
-            If the output exists, or would touch the source.
+            If the output exists without `replace`, or would touch the source.
         """
         slots = self._slots(outputs)
         config = _plain_config(source.config, outputs)
-        return FolderWriter(path, source, slots, plan_shards(slots, self.shard_bytes), config)
+        layouts = plan_shards(slots, self.shard_bytes)
+        return FolderWriter(path, source, slots, layouts, config, replace=replace)
 
     def _layouts(self, outputs: Sequence[OutputTensor]) -> Mapping[str, Any]:
         return plan_shards(self._slots(outputs), self.shard_bytes)

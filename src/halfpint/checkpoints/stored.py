@@ -92,8 +92,8 @@ class ScaledFloat8:
         block = self.format.block
         if block:
             values = self.scales.read(self.scale_name, start_row // block, -(-end_row // block))
-        elif len(stored) == 2 and stored[0] == self.spec.shape[0]:
-            values = self.scales.read(self.scale_name, start_row, end_row)
+        elif stored and stored[0] == self.spec.shape[0]:
+            values = self.scales.read(self.scale_name, start_row, end_row).reshape(-1, 1)
         else:
             # One scale for the whole tensor: said again for each row, which decodes to the same numbers.
             single = self.scales.read(self.scale_name).reshape(1, 1)
@@ -143,10 +143,11 @@ def _scaled_float8(name: str, file: SafetensorsFile, scale_name: str, scales: Sa
     if scale.dtype not in _SCALE_DTYPES:
         raise UnsupportedError(f"tensor {scale_name!r} has dtype {scale.dtype}; scales are read as F32, F16 or BF16")
     blocks = (-(-rows // _BLOCK), -(-columns // _BLOCK))
-    if scale.shape == (rows, 1) or scale.shape in ((1,), (), (1, 1)):
-        fmt, word = FP8, "row"
-    elif scale.shape == blocks:
+    if scale.shape == blocks:
+        # First, because the single scale of a small tensor is a block's as well as a whole tensor's.
         fmt, word = FP8_BLOCK, "block"
+    elif scale.shape in ((rows, 1), (rows,), (1,), (), (1, 1)):
+        fmt, word = FP8, "row"
     else:
         raise CheckpointError(
             f"tensor {scale_name!r} has shape {list(scale.shape)}; for {name!r} {list(codes.shape)} it would be "
