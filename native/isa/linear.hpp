@@ -1,11 +1,64 @@
 // The contract of the matrix products over packed weights (isa/linear.cpp).
 #pragma once
 #include <cstddef>
+#include <cstdint>
 
 namespace halfpint {
 
+// How the rows of a weight are stored. The GGUF kinds are ggml's block structs, byte for byte.
+enum class WeightKind : int {
+    f32 = 0,
+    f16,
+    bf16,
+    q8_0,
+    q4_0,
+    q4_1,
+    q5_0,
+    q5_1,
+    q2_k,
+    q3_k,
+    q4_k,
+    q5_k,
+    q6_k,
+    iq4_nl,
+    iq4_xs,
+    codes4,  // two codes per byte, the even column in the low half; rows begin on whole bytes
+    codes8,  // one code per byte
+    count,
+};
+
+enum class ScaleKind : int { f32 = 0, f16, bf16, table };
+
+// weight[row][column] = (levels[code] - zero_point) * scale, both of the group that holds the column.
+struct Codebook {
+    const float* levels;               // 16 values, or 256
+    const std::uint8_t* scales;        // [rows / rows_per_scale][groups], of scale_kind
+    const std::uint8_t* zero_points;   // [rows][groups], or null
+    const float* scale_table;          // 256 values when scale_kind is table
+    ScaleKind scale_kind;
+    std::size_t groups;                // per row
+    std::size_t group_columns;
+    std::size_t rows_per_scale;
+};
+
+// A weight of shape [rows, columns]; nothing here owns memory.
+struct Weight {
+    WeightKind kind;
+    std::size_t rows;
+    std::size_t columns;
+    const std::uint8_t* data;
+    std::size_t row_bytes;
+    Codebook codebook;  // for codes4 and codes8
+};
+
 struct LinearKernels {
     const char* isa;
+    // out[token * weight.rows + row] = sum over columns of weight[row][column] * x[token * columns + column],
+    // for rows in [row_begin, row_end), in float32, always in the same order of summation.
+    void (*product)(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x,
+                    std::size_t tokens, float* out);
+    // One row as float32: the same bits as the NumPy reference.
+    void (*decode_row)(const Weight& weight, std::size_t row, float* out);
 };
 
 }  // namespace halfpint
