@@ -1,0 +1,187 @@
+"""The tokenizer of a Hugging Face folder: tokenizer.json and the files that name its special tokens and template."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from halfpint.checkpoints.regular_file import read_small_file
+from halfpint.checkpoints.strict_json import read_json_object
+from halfpint.errors import CheckpointError
+
+LARGEST_TOKENIZER = 64 << 20
+"""Bytes of tokenizer.json; that of a vocabulary of 262,144 tokens has 33 million."""
+
+LARGEST_TEMPLATE = 1 << 20
+"""Bytes of a chat template; the longest published ones have some ten thousand."""
+
+_LARGEST_SETTINGS = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """Tokens with a part in every conversation; ids are inside the vocabulary.
+
+    Attributes
+    ----------
+    bos_id, unk_id, pad_id : int or None
+        Begins a text; stands for what is unknown; fills batches.
+    eos_ids : tuple of int
+        Each ends a text; the tokenizer's own comes first.
+    """
+
+    bos_id: int | None
+    eos_ids: tuple[int, ...]
+    unk_id: int | None
+    pad_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """What a folder says of its tokenizer.
+
+    Attributes
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        Of tokenizer.json.
+    special : SpecialTokens
+    chat_template : str or None
+        Jinja source; never rendered outside of a sandbox.
+    """
+
+    tokenizer: tokenizers.Tokenizer
+    special: SpecialTokens
+    chat_template: str | None
+
+
+def read_tokenizer_files(folder: Path, config: Mapping[str, Any]) -> TokenizerFiles | None:
+    """Read a folder's tokenizer; None when it has no tokenizer.json.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds tokenizer.json and, perhaps, tokenizer_config.json, special_tokens_map.json, generation_config.json
+        and chat_template.jinja.
+    config : Mapping
+        The model's configuration, in Hugging Face's words.
+
+    Raises
+    ------
+    CheckpointError
+        If a file is too large or broken, or names tokens that do not exist.
+    """
+    if not os.path.lexists(folder / "tokenizer.json"):
+        return None
+    data = read_small_file(folder / "tokenizer.json", LARGEST_TOKENIZER)
+    tokenizer = parse_tokenizer(data, "tokenizer.json")
+    settings = _optional_object(folder / "tokenizer_config.json")
+    named = {**_optional_object(folder / "special_tokens_map.json"), **_without_none(settings)}
+    generation = _optional_object(folder / "generation_config.json")
+    special = _special_tokens(tokenizer, named, generation, config)
+    return TokenizerFiles(tokenizer, special, _chat_template(folder, settings))
+
+
+def parse_tokenizer(data: bytes, what: str) -> tokenizers.Tokenizer:
+    """Parse tokenizer.json, whatever its parser makes of hostile input.
+
+    Raises
+    ------
+    CheckpointError
+        If it is not accepted.
+    """
+    try:
+        return tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:
+        raise CheckpointError(f"{what} is no tokenizer: {str(error)[:300]}") from error
+    except BaseException as error:
+        # A panic in Rust arrives as an exception that is none of Exception's.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{what} is no tokenizer: its parser gave up on it") from error
+
+
+def vocabulary_size(tokenizer: tokenizers.Tokenizer) -> int:
+    """One more than the largest id: ids may have holes."""
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+def _optional_object(path: Path) -> Mapping[str, Any]:
+    return read_json_object(path, _LARGEST_SETTINGS) if os.path.lexists(path) else {}
+
+
+def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}
+
+
+def _special_tokens(
+    tokenizer: tokenizers.Tokenizer,
+    named: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> SpecialTokens:
+    size = vocabulary_size(tokenizer)
+    width = config.get("vocab_size")
+    if isinstance(width, int) and not isinstance(width, bool):
+        size = max(size, width)
+
+    def single(role: str) -> int | None:
+        token = _named_id(tokenizer, named, f"{role}_token")
+        if token is not None:
+            return token
+        listed = [*_ids(generation, f"{role}_token_id", size), *_ids(config, f"{role}_token_id", size)]
+        return listed[0] if listed else None
+
+    ends = [_named_id(tokenizer, named, "eos_token")]
+    ends += [*_ids(generation, "eos_token_id", size), *_ids(config, "eos_token_id", size)]
+    eos_ids = tuple(dict.fromkeys(token for token in ends if token is not None))
+    return SpecialTokens(single("bos"), eos_ids, _named_id(tokenizer, named, "unk_token"), single("pad"))
+
+
+def _named_id(tokenizer: tokenizers.Tokenizer, named: Mapping[str, Any], role: str) -> int | None:
+    """Id of the token that a settings file gives a role, as text or as an object with its text."""
+    token = named.get(role)
+    if isinstance(token, dict):
+        token = token.get("content")
+    if token is None:
+        return None
+    if not isinstance(token, str):
+        raise CheckpointError(f"tokenizer_config.json: {role} must be a text, but is {str(token)[:80]!r}")
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise CheckpointError(f"tokenizer_config.json: {role} is {token[:80]!r}, which tokenizer.json does not have")
+    return int(found)
+
+
+def _ids(values: Mapping[str, Any], key: str, size: int) -> Iterator[int]:
+    """Ids under a key that holds one, several, or null."""
+    value = values.get(key)
+    for token in value if isinstance(value, list) else [value]:
+        if token is None:
+            continue
+        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size:
+            raise CheckpointError(f"{key} is {str(token)[:80]}; the vocabulary has {size} tokens")
+        yield token
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """Give the template: chat_template.jinja comes before tokenizer_config.json, as in transformers."""
+    path = folder / "chat_template.jinja"
+    if os.path.lexists(path):
+        try:
+            return read_small_file(path, LARGEST_TEMPLATE).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{path.name} is not UTF-8 at byte {error.start}") from error
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several, each with a name
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    if template is None:
+        return None
+    if not isinstance(template, str) or len(template) > LARGEST_TEMPLATE:
+        raise CheckpointError(f"tokenizer_config.json: chat_template is no text of at most {LARGEST_TEMPLATE} bytes")
+    return template
