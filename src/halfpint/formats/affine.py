@@ -118,20 +118,72 @@ FORMATS = tuple(
     for scale_dtype in ("fp16", "bf16", "fp32")
 )
 
-# How far the largest magnitude may be cut off, as a factor, and how many starts lie between: with few bits a
-# Gaussian group wants its tail clipped hard, with 8 bits hardly at all.
-_CLIP = {
-    2: (0.45, 1.1, 24),
-    3: (0.55, 1.1, 20),
-    4: (0.65, 1.05, 16),
-    5: (0.75, 1.03, 12),
-    6: (0.85, 1.02, 10),
+# The grids on which scales are searched: (smallest, step) of a geometric row of ratios. With few bits or long groups
+# the tail wants to be clipped hard; with 8 bits hardly at all, and what a denser grid finds is luck in the rounding.
+# Found by comparing with 1000 scales a group on Gaussian, Laplace, Student and outlier weights, in groups of 16 to
+# 4096: up to 4 bits the error is within 1.5 % of that, and at 8 bits in small groups within 9 %.
+_SYMMETRIC_GRID = {
+    2: (0.12, 1.29),
+    3: (0.15, 1.225),
+    4: (0.3, 1.134),
+    5: (0.45, 1.09),
+    6: (0.7, 1.046),
+    7: (0.86, 1.0265),
+    8: (0.95, 1.0167),
 }
-_CLIP_WIDE = (0.95, 1.01, 7)
+_SYMMETRIC_COUNT = 12
+_ASYMMETRIC_GRID = {
+    2: (0.25, 1.34),
+    3: (0.35, 1.253),
+    4: (0.45, 1.191),
+    5: (0.62, 1.117),
+    6: (0.78, 1.067),
+    7: (0.88, 1.0418),
+    8: (0.93, 1.0303),
+}
+_ASYMMETRIC_COUNT = 6
+_REFITS = 2
+
+# Steps around the best of the grid, in fractions of its spacing; for zero points, (fraction, offset).
+_SYMMETRIC_STEPS = (-0.6, -0.3, 0.3, 0.6)
+_ASYMMETRIC_STEPS = (
+    ((-0.33, -1), (-0.33, 0), (-0.33, 1), (0.0, -1), (0.0, 1), (0.33, -1), (0.33, 0), (0.33, 1)),
+    ((0.0, -1), (0.0, 1), (-0.15, 0), (0.15, 0)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchGrid:
+    """Where scales of one `Affine` are searched: plain numbers, so that a native kernel follows the same path.
+
+    Attributes
+    ----------
+    ratios : tuple of float32
+        Starting scales as parts of that which just holds the largest magnitude, or the ends of the range.
+    rounds : tuple of tuple of (float32, float32)
+        Rounds of (factor of the best scale so far, offset of its zero point).
+    refits : int
+        Closed-form refits at the end.
+    """
+
+    ratios: tuple[np.float32, ...]
+    rounds: tuple[tuple[tuple[np.float32, np.float32], ...], ...]
+    refits: int
+
+
+def search_grid(fmt: Affine) -> SearchGrid:
+    """Give the scales that `encode` tries for a format."""
+    grid, count = (_SYMMETRIC_GRID, _SYMMETRIC_COUNT) if fmt.symmetric else (_ASYMMETRIC_GRID, _ASYMMETRIC_COUNT)
+    start, step = grid[fmt.bits]
+    steps = (tuple((part, 0) for part in _SYMMETRIC_STEPS),) if fmt.symmetric else _ASYMMETRIC_STEPS
+    rounds = tuple(
+        tuple((np.float32(1 + part * (step - 1)), np.float32(offset)) for part, offset in around) for around in steps
+    )
+    return SearchGrid(search.geometric(start, step, count), rounds, _REFITS)
 
 
 def encode(weight: FloatArray, fmt: Affine, importance: Array | None) -> Mapping[str, Array]:
-    """Choose scales by weighted least squares over several clipping ranges, then take the nearest codes.
+    """Search the scales with the smallest weighted squared error, then take the nearest codes.
 
     Parameters
     ----------
@@ -143,8 +195,8 @@ def encode(weight: FloatArray, fmt: Affine, importance: Array | None) -> Mapping
     Returns
     -------
     Mapping of str to Array
-        As `fmt.parts` says. No element is further from its decoded value than half a step, unless the search
-        found that clipping it makes the group's weighted error smaller.
+        As `fmt.parts` says. No element is further from its decoded value than half a step, unless it lies beyond
+        the last code: the search clips where that makes the group's weighted error smaller.
 
     Raises
     ------
@@ -154,24 +206,24 @@ def encode(weight: FloatArray, fmt: Affine, importance: Array | None) -> Mapping
     Notes
     -----
     A weight of 0 is exact: symmetric groups have no offset, and the range of an asymmetric group includes 0.
-    A group of zeros gets scale 1.
+    A group of zeros gets scale 1. Symmetric scales may be negative: there is one more code below zero than above,
+    and it serves whichever side the weights need it on (4 % to 12 % less error at 4 bits, 20 % at 2).
     """
     rows, columns = weight.shape
     size = fmt.group_size or columns
+    full = search.spread_importance(importance, (rows, columns))
     x = search.to_groups(weight, size)
-    h = search.importance_groups(importance, (rows, columns), size)
-    _check_range(x, fmt)
-    if fmt.symmetric:
-        codes, scales = _encode_symmetric(x, h, fmt)
-        zero_points = None
-    else:
-        codes, scales, zero_points = _encode_asymmetric(x, h, fmt)
+    groups = search.prepare(x, search.to_groups(full, size))
+    _check_range(groups, fmt)
+    best = _fit_symmetric(groups, fmt) if fmt.symmetric else _fit_asymmetric(groups, fmt)
+    best.scale[groups.empty], best.zero[groups.empty] = (np.float32(1) / groups.unit)[groups.empty], 0
+    codes = _quantizer(fmt)(groups.scaled(x, best.scale), best.zero) + best.zero
     parts: dict[str, Array] = {
-        "codes": search.from_groups(codes, rows, columns),
-        "scales": scales.astype(fmt.scale_type).reshape(rows, -1),
+        "codes": search.from_groups(codes.astype(np.int8 if fmt.symmetric else np.uint8), rows, columns),
+        "scales": (best.scale * groups.unit).astype(fmt.scale_type).reshape(rows, -1),
     }
-    if zero_points is not None:
-        parts["zero_points"] = zero_points.astype(np.uint8).reshape(rows, -1)
+    if not fmt.symmetric:
+        parts["zero_points"] = best.zero.astype(np.uint8).reshape(rows, -1)
     return parts
 
 
@@ -179,77 +231,78 @@ def decode(quantized: QuantizedTensor) -> FloatArray:
     """(codes - zero point) * scale, in float32."""
     fmt = quantized.format
     assert isinstance(fmt, Affine)
-    rows, columns = quantized.shape
+    _, columns = quantized.shape
     size = fmt.group_size or columns
     codes = quantized.parts["codes"].astype(np.float32)
     # One scale a column, by repeating each group's: the last group may be short.
     if not fmt.symmetric:
         codes -= np.repeat(quantized.parts["zero_points"].astype(np.float32), size, axis=1)[:, :columns]
     codes *= np.repeat(quantized.parts["scales"].astype(np.float32), size, axis=1)[:, :columns]
-    return codes.reshape(rows, columns)
+    return codes
 
 
-def _check_range(x: FloatArray, fmt: Affine) -> None:
-    """Refuse weights whose scale would be infinite in the scale dtype."""
-    limit = float(ml_dtypes.finfo(fmt.scale_type).max) * (1 << (fmt.bits - 1)) / 2
-    magnitude = float(np.abs(x).max(initial=0))
-    if magnitude > limit:
-        raise ShapeError(
-            f"a weight of magnitude {magnitude:g} needs a scale beyond {fmt.scale_dtype}; "
-            f"use {Affine(fmt.bits, fmt.group_size, fmt.symmetric, 'fp32').name}, or keep this tensor in bf16"
-        )
+def range_refusal(magnitude: float, fmt: Affine) -> str:
+    """Say that weights of this magnitude have no finite scale in the format, and what to use."""
+    return (
+        f"a weight of magnitude {magnitude:g} needs a scale beyond {fmt.scale_dtype}; "
+        f"use {Affine(fmt.bits, fmt.group_size, fmt.symmetric, 'bf16').name}, or keep this tensor in bf16"
+    )
 
 
-def _clip_ratios(bits: int) -> tuple[np.float32, ...]:
-    return search.ratios(*_CLIP.get(bits, _CLIP_WIDE))
+def _check_range(groups: search.Groups, fmt: Affine) -> None:
+    """Refuse weights that the largest finite scale does not reach."""
+    reach = np.float32(search.scale_limits(fmt.scale_type)[1]) * np.float64(fmt.highest)
+    high = groups.x.max(axis=0, initial=0).astype(np.float64) * groups.unit
+    low = groups.x.min(axis=0, initial=0).astype(np.float64) * groups.unit
+    span = np.maximum(high, -low) if fmt.symmetric else high - low
+    if (span > reach).any():
+        raise ShapeError(range_refusal(float(np.maximum(high, -low).max()), fmt))
 
 
-def _encode_symmetric(x: FloatArray, h: FloatArray, fmt: Affine) -> tuple[Array, FloatArray]:
+def _quantizer(fmt: Affine) -> search.Quantize:
     low, high = np.float32(fmt.lowest), np.float32(fmt.highest)
 
-    def quantize(scaled: FloatArray) -> FloatArray:
-        return np.clip(np.rint(scaled), low, high)
+    def quantize(scaled: FloatArray, zero: FloatArray) -> FloatArray:
+        levels: FloatArray = np.clip(np.rint(scaled), low - zero, high - zero)
+        return levels
 
-    step = search.largest(x) / np.float32(fmt.highest + 0.5)
-    starts = [step * ratio for ratio in _clip_ratios(fmt.bits)]
-    scales = search.best_scales(x, h, starts, quantize, search.storable(fmt.scale_type))
-    # A group of zeros keeps scale 1, whatever the search preferred among equals.
-    scales[~x.any(axis=0)] = 1
-    codes = quantize(x * (np.float32(1) / scales)).astype(np.int8)
-    return codes, scales
+    return quantize
 
 
-def _encode_asymmetric(x: FloatArray, h: FloatArray, fmt: Affine) -> tuple[Array, FloatArray, FloatArray]:
-    store = search.storable(fmt.scale_type)
+def _fit_symmetric(groups: search.Groups, fmt: Affine) -> search.Best:
+    grid = search_grid(fmt)
+    store = search.storable(fmt.scale_type, groups.unit)
+    best = search.Best(groups, _quantizer(fmt))
+    # The scale under which the largest magnitude takes the lowest code, which reaches furthest.
+    base = groups.peaks / np.float32(fmt.lowest)
+    for ratio in grid.ratios:
+        scale = store(base * ratio)
+        best.consider(scale)
+        best.consider(-scale)
+    for around in grid.rounds:
+        centre = best.scale.copy()
+        for factor, _ in around:
+            best.consider(store(centre * factor))
+    for _ in range(grid.refits):
+        best.consider(store(best.refit()))
+    return best
+
+
+def _fit_asymmetric(groups: search.Groups, fmt: Affine) -> search.Best:
+    grid = search_grid(fmt)
     high = np.float32(fmt.highest)
-    minimum = np.minimum(x.min(axis=0), 0)
-    maximum = np.maximum(x.max(axis=0), 0)
-    empty = maximum == minimum
-    maximum[empty] = 1
-    best_scale = np.ones_like(minimum)
-    best_zero = np.zeros_like(minimum)
-    best_error = np.full_like(minimum, np.inf)
-    for ratio in _clip_ratios(fmt.bits):
-        scale = store((maximum - minimum) * ratio / high)
-        centre = np.rint(np.clip(-minimum * ratio / scale, 0, high))
-        for offset in (-1, 0, 1):
-            zero = np.clip(centre + np.float32(offset), 0, high)
-            trial = scale
-            for _ in range(2):
-                levels = _asymmetric_levels(x, trial, zero, high)
-                error = search.squared_error(x, h, trial, levels)
-                better = error < best_error
-                best_scale[better], best_zero[better] = trial[better], zero[better]
-                best_error[better] = error[better]
-                products = search.ordered_sum(h * x * levels)
-                norms = search.ordered_sum(h * levels * levels)
-                refit = np.where((norms > 0) & (products > 0), products / np.where(norms > 0, norms, 1), trial)
-                trial = store(refit.astype(np.float32))
-    best_scale[empty], best_zero[empty] = 1, 0
-    codes = _asymmetric_levels(x, best_scale, best_zero, high) + best_zero
-    return codes.astype(np.uint8), best_scale, best_zero
-
-
-def _asymmetric_levels(x: FloatArray, scale: FloatArray, zero: FloatArray, high: np.float32) -> FloatArray:
-    """Codes less the zero point, as float32."""
-    return np.clip(np.rint(x * (np.float32(1) / scale)) + zero, 0, high) - zero
+    store = search.storable(fmt.scale_type, groups.unit)
+    best = search.Best(groups, _quantizer(fmt))
+    minimum, maximum = groups.x.min(axis=0, initial=0), groups.x.max(axis=0, initial=0)
+    for lower in grid.ratios:
+        for upper in grid.ratios:
+            bottom = minimum * lower
+            scale = store((maximum * upper - bottom) / high)
+            best.consider(scale, np.rint(np.clip(-bottom / scale, np.float32(0), high)))
+    for around in grid.rounds:
+        centre, zero = best.scale.copy(), best.zero.copy()
+        for factor, offset in around:
+            best.consider(store(centre * factor), np.clip(zero + offset, np.float32(0), high))
+    for _ in range(grid.refits):
+        best.consider(store(best.refit()), best.zero.copy())
+    return best

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from halfpint.errors import ShapeError
+from halfpint.formats import search
 from halfpint.tensors import Array, FloatArray, PartSpec, QuantizedTensor
 
 LARGEST = np.float32(448)
 _CODES = np.dtype(ml_dtypes.float8_e4m3fn)
-# An e4m3 number keeps its relative precision over fifteen octaves, so clipping gains nothing: only where the
-# group's values fall within an octave is worth a search.
-_OCTAVE = tuple(np.float32(2 ** (step / 8)) for step in range(8))
+# An e4m3 number keeps its relative precision over fifteen octaves, so clipping gains nothing: only where the group's
+# values fall within an octave is worth a search. Eighths of an octave, as literals: pow may round otherwise elsewhere.
+_OCTAVE = tuple(
+    np.float32(value)
+    for value in (1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,28 +91,20 @@ def encode(weight: FloatArray, fmt: Float8, importance: Array | None) -> Mapping
     -------
     Mapping of str to Array
         As `fmt.parts` says. Normal numbers are within 1/16 of their value; zeros are exact.
-
-    Raises
-    ------
-    ShapeError
-        If a scale would not be finite: never for finite weights, whose largest is 3.4e38 / 448 steps away.
     """
     rows, columns = weight.shape
-    h = np.ones_like(weight) if importance is None else np.broadcast_to(importance, weight.shape).astype(np.float32)
-    base = np.maximum(_reduce(np.abs(weight), fmt, "max") / LARGEST, np.finfo(np.float32).tiny)
-    base[_reduce(np.abs(weight), fmt, "max") == 0] = 1
-    if not np.isfinite(base).all():
-        raise ShapeError("a weight is too large for an fp8 scale; keep this tensor in bf16")
-    best = base
-    best_error = np.full(base.shape, np.inf)
+    x = _to_regions(weight, fmt)
+    h = _to_regions(search.spread_importance(importance, (rows, columns)), fmt)
+    groups = search.prepare(x, h)
+    store = search.storable(np.dtype(np.float32), groups.unit)
+    best = search.Best(groups, lambda scaled, _: _round(scaled).astype(np.float32))
+    base = (np.abs(groups.peaks) / LARGEST).astype(np.float32)
     for factor in _OCTAVE:
-        scale = (base * factor).astype(np.float32)
-        spread = _spread(scale, fmt, rows, columns)
-        error = _reduce((h * (weight - _round(weight, spread).astype(np.float32) * spread) ** 2), fmt, "sum")
-        best = np.where(error < best_error, scale, best)
-        best_error = np.minimum(error, best_error)
-    codes = _round(weight, _spread(best, fmt, rows, columns))
-    return {"codes": codes, "scales": best.astype(np.float32)}
+        best.consider(store(base * factor))
+    best.scale[groups.empty] = (np.float32(1) / groups.unit)[groups.empty]
+    codes = _round(groups.scaled(x, best.scale))
+    scales = (best.scale * groups.unit).reshape(fmt.parts(rows, columns)["scales"].shape)
+    return {"codes": _from_regions(codes, fmt, rows, columns), "scales": scales}
 
 
 def decode(quantized: QuantizedTensor) -> FloatArray:
@@ -122,24 +117,30 @@ def decode(quantized: QuantizedTensor) -> FloatArray:
     return values
 
 
-def _round(weight: FloatArray, spread: FloatArray) -> Array:
-    return np.clip(weight / spread, -LARGEST, LARGEST).astype(_CODES)
+def _round(scaled: FloatArray) -> Array:
+    return np.clip(scaled, -LARGEST, LARGEST).astype(_CODES)
 
 
-def _reduce(values: FloatArray, fmt: Float8, how: str) -> FloatArray:
-    """Largest value, or float64 sum, of each scale's region, in the shape of the scales."""
+def _to_regions(values: FloatArray, fmt: Float8) -> FloatArray:
+    """[rows, columns] -> [weights of a scale, scales]; blocks at the edges are filled with zeros."""
+    if not fmt.block:
+        return np.ascontiguousarray(values.T)
     rows, columns = values.shape
-    if fmt.block:
-        row_blocks, column_blocks = -(-rows // fmt.block), -(-columns // fmt.block)
-        padded = np.zeros((row_blocks * fmt.block, column_blocks * fmt.block), dtype=np.float32)
-        padded[:rows, :columns] = values
-        values = padded.reshape(row_blocks, fmt.block, column_blocks, fmt.block).swapaxes(1, 2)
-        values = values.reshape(row_blocks, column_blocks, -1)
-    else:
-        values = values[:, np.newaxis, :]
-    if how == "max":
-        return values.max(axis=-1)
-    return values.sum(axis=-1, dtype=np.float64).astype(np.float32)
+    row_blocks, column_blocks = -(-rows // fmt.block), -(-columns // fmt.block)
+    padded = np.zeros((row_blocks * fmt.block, column_blocks * fmt.block), dtype=np.float32)
+    padded[:rows, :columns] = values
+    blocks = padded.reshape(row_blocks, fmt.block, column_blocks, fmt.block).transpose(1, 3, 0, 2)
+    return np.ascontiguousarray(blocks.reshape(fmt.block * fmt.block, -1))
+
+
+def _from_regions(codes: Array, fmt: Float8, rows: int, columns: int) -> Array:
+    """Undo `_to_regions`, the filling dropped."""
+    if not fmt.block:
+        return np.ascontiguousarray(codes.T)
+    row_blocks, column_blocks = -(-rows // fmt.block), -(-columns // fmt.block)
+    blocks = codes.reshape(fmt.block, fmt.block, row_blocks, column_blocks).transpose(2, 0, 3, 1)
+    full = blocks.reshape(row_blocks * fmt.block, column_blocks * fmt.block)
+    return np.ascontiguousarray(full[:rows, :columns])
 
 
 def _spread(scales: FloatArray, fmt: Float8, rows: int, columns: int) -> FloatArray:

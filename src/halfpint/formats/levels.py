@@ -13,7 +13,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from halfpint.errors import ShapeError
 from halfpint.formats import search
 from halfpint.tensors import Array, FloatArray, PartSpec, QuantizedTensor
 
@@ -29,7 +28,9 @@ E2M1_LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -
 
 _E8M0_BIAS = 127
 _E4M3_LARGEST = np.float32(448)
+_E4M3_SMALLEST = np.float32(2.0**-9)  # its smallest subnormal: no group gets scale 0
 _E2M1_LARGEST = np.float32(6)
+_NVFP4_OUTER_LIMIT = np.float32(2.0**116)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +128,16 @@ def encode(weight: FloatArray, fmt: Levels, importance: Array | None) -> Mapping
     -------
     Mapping of str to Array
         As `fmt.parts` says. A group of zeros decodes to zeros.
-
-    Raises
-    ------
-    ShapeError
-        If mxfp4's largest scale, 2**127, is too small.
     """
     rows, columns = weight.shape
     x = search.to_groups(weight, fmt.group_size)
-    h = search.importance_groups(importance, (rows, columns), fmt.group_size)
+    full = search.spread_importance(importance, (rows, columns))
+    groups = search.prepare(x, search.to_groups(full, fmt.group_size))
     encoder = {"nf4": _encode_nf4, "mxfp4": _encode_mxfp4, "nvfp4": _encode_nvfp4}[fmt.name]
-    scales, extra, stored = encoder(x, h)
-    codes = nearest_level(x * (np.float32(1) / scales), fmt.table)
-    return {
-        "codes": search.from_groups(codes, rows, columns),
-        "scales": stored.reshape(rows, -1),
-        **extra,
-    }
+    scales, parts = encoder(groups)
+    codes = search.from_groups(nearest_level(groups.scaled(x, scales), fmt.table), rows, columns)
+    per_group = {"scales": parts.pop("scales").reshape(rows, -1)}
+    return {"codes": codes, **per_group, **parts}
 
 
 def decode(quantized: QuantizedTensor) -> FloatArray:
@@ -155,7 +149,7 @@ def decode(quantized: QuantizedTensor) -> FloatArray:
     if fmt.name == "mxfp4":
         factors = np.ldexp(np.float32(1), scales.astype(np.int32) - _E8M0_BIAS).astype(np.float32)
     elif fmt.name == "nvfp4":
-        factors = scales.astype(np.float32) / quantized.parts["global_scale"]
+        factors = (scales.astype(np.float32) / quantized.parts["global_scale"]).astype(np.float32)
     else:
         factors = scales.astype(np.float32)
     values = fmt.table[quantized.parts["codes"]]
@@ -163,62 +157,82 @@ def decode(quantized: QuantizedTensor) -> FloatArray:
 
 
 def nearest_level(scaled: FloatArray, table: FloatArray) -> Array:
-    """Code (uint8) of the level nearest to each value; a tie goes to the smaller level."""
-    order = np.argsort(table, kind="stable")
+    """Code (uint8) of the level nearest to each value; a tie goes to the smaller level, and zero is never -0."""
+    order = np.array([code for code in np.argsort(table, kind="stable") if table[code] != 0 or code == _zero(table)])
     ordered = table[order]
     middles = (ordered[1:] + ordered[:-1]) / 2
     codes: Array = order.astype(np.uint8)[np.searchsorted(middles, scaled, side="left")]
     return codes
 
 
+def _zero(table: FloatArray) -> int:
+    """Code of the first zero of a table: e2m1 has two."""
+    return int(np.flatnonzero(table == 0)[0])
+
+
 def _quantizer(table: FloatArray) -> search.Quantize:
-    def quantize(scaled: FloatArray) -> FloatArray:
+    def quantize(scaled: FloatArray, _: FloatArray) -> FloatArray:
         levels: FloatArray = table[nearest_level(scaled, table)]
         return levels
 
     return quantize
 
 
-def _encode_nf4(x: FloatArray, h: FloatArray) -> tuple[FloatArray, dict[str, Array], Array]:
-    step = search.largest(x)
-    starts = [step * ratio for ratio in search.ratios(0.7, 1.1, 17)]
-    scales = search.best_scales(x, h, starts, _quantizer(NF4.table), search.storable(np.dtype(np.float32)))
-    scales[~x.any(axis=0)] = 1
-    return scales, {}, scales
+# (smallest, step) of sixteen scales to try, as parts of that which just holds the largest magnitude.
+_NF4_GRID = (0.6, 1.045)
+_NVFP4_GRID = (0.72, 1.055)
+_GRID_COUNT = 16
+_STEPS = (-0.5, -0.25, 0.25, 0.5)
+_REFITS = 2
 
 
-def _encode_mxfp4(x: FloatArray, h: FloatArray) -> tuple[FloatArray, dict[str, Array], Array]:
-    quantize = _quantizer(MXFP4.table)
+def _search(groups: search.Groups, table: FloatArray, store: search.Store, grid: tuple[float, float]) -> search.Best:
+    best = search.Best(groups, _quantizer(table))
+    base = (np.abs(groups.peaks) / np.float32(np.abs(table).max())).astype(np.float32)
+    for ratio in search.geometric(*grid, _GRID_COUNT):
+        best.consider(store(base * ratio))
+    centre = best.scale.copy()
+    for part in _STEPS:
+        best.consider(store(centre * np.float32(1 + part * (grid[1] - 1))))
+    for _ in range(_REFITS):
+        best.consider(store(best.refit()))
+    return best
+
+
+def _encode_nf4(groups: search.Groups) -> tuple[FloatArray, dict[str, Array]]:
+    best = _search(groups, NF4.table, search.storable(np.dtype(np.float32), groups.unit), _NF4_GRID)
+    best.scale[groups.empty] = (np.float32(1) / groups.unit)[groups.empty]
+    return best.scale, {"scales": best.scale * groups.unit}
+
+
+def _encode_mxfp4(groups: search.Groups) -> tuple[FloatArray, dict[str, Array]]:
+    best = search.Best(groups, _quantizer(MXFP4.table))
+    exponents = np.frexp(groups.peaks * groups.unit)[1] - 1
+    unit_exponents = np.frexp(groups.unit)[1] - 1
     # The specification's exponent puts the largest magnitude into [4, 8); one more avoids clipping above 6.
-    exponent = np.floor(np.log2(search.largest(x))).astype(np.int32) - 2
-    if int(exponent.max(initial=0)) > _E8M0_BIAS:
-        raise ShapeError("a weight is too large for mxfp4's scale of 2**127; keep this tensor in bf16")
-    best = np.clip(exponent, -_E8M0_BIAS, _E8M0_BIAS)
-    best_error = np.full(x.shape[1], np.inf, dtype=np.float32)
-    for offset in (0, 1, -1):
-        trial = np.clip(exponent + offset, -_E8M0_BIAS + 1, _E8M0_BIAS - 1)
-        scale = np.ldexp(np.float32(1), trial).astype(np.float32)
-        error = search.squared_error(x, h, scale, quantize(x * (np.float32(1) / scale)))
-        better = error < best_error
-        best[better], best_error[better] = trial[better], error[better]
-    scales = np.ldexp(np.float32(1), best).astype(np.float32)
-    return scales, {}, (best + _E8M0_BIAS).astype(np.uint8)
+    for offset in (-2, -1, -3):
+        kept = np.clip(exponents + offset, -_E8M0_BIAS, _E8M0_BIAS)
+        best.consider(np.ldexp(np.float32(1), kept - unit_exponents).astype(np.float32))
+    stored = np.frexp(best.scale)[1] - 1 + unit_exponents + _E8M0_BIAS
+    return best.scale, {"scales": stored.astype(np.uint8)}
 
 
-def _encode_nvfp4(x: FloatArray, h: FloatArray) -> tuple[FloatArray, dict[str, Array], Array]:
-    # The outer scale maps the largest group scale of the tensor to e4m3's largest number.
-    largest = np.float32(np.abs(x).max(initial=0)) or np.float32(1)
-    outer = np.float32(_E4M3_LARGEST * _E2M1_LARGEST) / largest
-    if not np.isfinite(outer):
-        outer = np.float32(np.finfo(np.float32).max)
-    smallest = np.float32(2.0**-9)  # e4m3's smallest subnormal: no group gets scale 0
+def _encode_nvfp4(groups: search.Groups) -> tuple[FloatArray, dict[str, Array]]:
+    # The outer scale maps the largest group scale of the tensor to e4m3's largest number. Its limit keeps the
+    # smallest group scale a number that float32 can divide by.
+    largest = np.abs(groups.peaks * groups.unit).max(initial=0) or np.float32(1)
+    with np.errstate(over="ignore"):
+        outer = np.minimum(np.float32(_E4M3_LARGEST * _E2M1_LARGEST) / largest, _NVFP4_OUTER_LIMIT)
+    inverse = np.float32(1) / groups.unit
 
-    def stored(scale: FloatArray) -> FloatArray:
-        inner = np.clip(scale * outer, smallest, _E4M3_LARGEST).astype(ml_dtypes.float8_e4m3fn)
-        return inner.astype(np.float32) / outer
+    def inner(scale: FloatArray) -> Array:
+        with np.errstate(over="ignore"):
+            limited: Array = np.clip(scale * groups.unit * outer, _E4M3_SMALLEST, _E4M3_LARGEST)
+        return limited.astype(_SCALES["nvfp4"])
 
-    step = search.largest(x) / _E2M1_LARGEST
-    starts = [np.minimum(step, largest / _E2M1_LARGEST) * ratio for ratio in search.ratios(0.75, 1.55, 17)]
-    scales = search.best_scales(x, h, starts, _quantizer(NVFP4.table), stored)
-    inner = np.clip(scales * outer, smallest, _E4M3_LARGEST).astype(ml_dtypes.float8_e4m3fn)
-    return scales, {"global_scale": np.array([outer], dtype=np.float32)}, inner
+    def store(scale: FloatArray) -> FloatArray:
+        stored: FloatArray = inner(scale).astype(np.float32) / outer * inverse
+        return stored
+
+    best = _search(groups, NVFP4.table, store, _NVFP4_GRID)
+    return best.scale, {"scales": inner(best.scale), "global_scale": np.array([outer], dtype=np.float32)}

@@ -72,7 +72,8 @@ def encode(weight: FloatArray, fmt: Plain, importance: Array | None) -> Mapping[
         values = weight.astype(fmt.dtype)
     if fmt.bits == 16 and not np.isfinite(values.astype(np.float32)).all():
         largest = float(np.abs(weight).max())
-        raise ShapeError(f"a value of magnitude {largest:g} does not fit {fmt.name}; keep this tensor in bf16 or f32")
+        wider = "bf16 or f32" if fmt == F16 else "f32"
+        raise ShapeError(f"a value of magnitude {largest:g} does not fit {fmt.name}; keep this tensor in {wider}")
     return {"values": values}
 
 
