@@ -28,8 +28,8 @@ from halfpint.errors import CheckpointError, UnsupportedError
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 """How SentencePiece spells the token of one byte."""
 
-LARGEST_VOCABULARY = 1 << 20
-"""Tokens; the largest published vocabulary has a quarter of that."""
+LARGEST_VOCABULARY = 1 << 19
+"""Tokens; the largest vocabularies of known families have half of that."""
 
 
 class TokenType(IntEnum):

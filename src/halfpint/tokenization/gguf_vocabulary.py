@@ -1,0 +1,214 @@
+"""A tokenizer from GGUF metadata, every list checked before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from halfpint.checkpoints import pretokenizers
+from halfpint.checkpoints.gguf_metadata import Metadata
+from halfpint.checkpoints.gguf_tokenizer import BYTE_TOKEN, LARGEST_VOCABULARY, TokenType
+from halfpint.checkpoints.sentencepiece import METASPACE, merges_of_scores
+from halfpint.checkpoints.tokenizer_files import LARGEST_TEMPLATE, SpecialTokens
+from halfpint.errors import CheckpointError, UnsupportedError
+from halfpint.tokenization.tokenizer import Tokenizer
+
+_LONGEST_TOKEN = 4096
+_KEY = "tokenizer.ggml."
+
+# Control tokens that end an answer whatever the metadata say, by their text, as llama.cpp has it: files that name
+# only one end exist in numbers, and a model that does not stop is the complaint.
+_ENDS = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<｜end▁of▁sentence｜>",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """Tokens in the order of their ids, and the type of each."""
+
+    tokens: Sequence[str]
+    ids: Mapping[str, int]
+    types: NDArray[np.int64]
+    file: str
+
+    def of_types(self, *types: TokenType) -> dict[str, int]:
+        """Tokens of these types, with their ids."""
+        chosen = np.isin(self.types, [int(kind) for kind in types])
+        return {self.tokens[token_id]: token_id for token_id in np.flatnonzero(chosen).tolist()}
+
+
+def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer:
+    """Build the tokenizer that a GGUF file spells out.
+
+    Raises
+    ------
+    CheckpointError
+        If its lists contradict each other, or an id is outside the vocabulary.
+    UnsupportedError
+        If its kind or its pre-tokenizer is not known, or the file has none.
+    """
+    kind = metadata.text(_KEY + "model")
+    if kind in (None, "none", "no_vocab"):
+        raise UnsupportedError(f"{metadata.file} has no tokenizer; convert the model again, from a folder that has one")
+    if kind not in ("gpt2", "llama"):
+        raise UnsupportedError(
+            f"{metadata.file}: no tokenizer of kind {kind!r} is known here; known are gpt2 and llama"
+        )
+    vocabulary = _vocabulary(metadata)
+    special = _special_tokens(metadata, vocabulary)
+    if kind == "gpt2":
+        model, adds_bos = _byte_level(metadata, vocabulary)
+    else:
+        model, adds_bos = _sentencepiece(metadata, vocabulary, special), True
+    _add_special(model, vocabulary)
+    before = _around(metadata, "bos", special.bos_id, adds_bos)
+    after = _around(metadata, "eos", next(iter(special.eos_ids), None), False)
+    template = metadata.text("tokenizer.chat_template")
+    if template is not None and len(template) > LARGEST_TEMPLATE:
+        raise CheckpointError(f"{metadata.file}: the chat template has {len(template)} characters; it is not read")
+    return Tokenizer(model, special, before, after, template)
+
+
+def _vocabulary(metadata: Metadata) -> _Vocabulary:
+    stored = metadata.texts(_KEY + "tokens")
+    if stored is None or not len(stored):
+        raise CheckpointError(f"{metadata.file}: {_KEY}tokens is missing or empty, so there is no vocabulary")
+    if len(stored) > LARGEST_VOCABULARY:
+        raise CheckpointError(f"{metadata.file}: {len(stored)} tokens; more than {LARGEST_VOCABULARY} are not read")
+    tokens = list(stored)
+    types = metadata.integers(_KEY + "token_type")
+    types = np.ones(len(tokens), np.int64) if types is None else types.astype(np.int64)
+    if len(types) != len(tokens):
+        raise CheckpointError(f"{metadata.file}: {_KEY}token_type has {len(types)} entries for {len(tokens)} tokens")
+    if types.min() < 0 or types.max() > max(TokenType):
+        raise CheckpointError(f"{metadata.file}: {_KEY}token_type holds {types.min()} to {types.max()}; 0 to 6 exist")
+    ids = {token: token_id for token_id, token in enumerate(tokens)}
+    if len(ids) != len(tokens):
+        twice = next(token for token_id, token in enumerate(tokens) if ids[token] != token_id)
+        raise CheckpointError(f"{metadata.file}: the token {twice[:80]!r} is in the vocabulary twice")
+    longest = max(map(len, tokens))
+    if "" in ids or longest > _LONGEST_TOKEN:
+        raise CheckpointError(f"{metadata.file}: a token is empty, or longer than {_LONGEST_TOKEN} characters")
+    return _Vocabulary(tokens, ids, types, metadata.file)
+
+
+def _id(metadata: Metadata, role: str, size: int) -> int | None:
+    key = f"{_KEY}{role}_token_id"
+    token = metadata.integer(key)
+    if token is not None and not 0 <= token < size:
+        raise CheckpointError(f"{metadata.file}: {key} is {token}; the vocabulary has {size} tokens")
+    return token
+
+
+def _special_tokens(metadata: Metadata, vocabulary: _Vocabulary) -> SpecialTokens:
+    size = len(vocabulary.tokens)
+    ends = [_id(metadata, role, size) for role in ("eos", "eot", "eom")]
+    control = vocabulary.of_types(TokenType.CONTROL)
+    ends += [control.get(text) for text in _ENDS]
+    eos_ids = tuple(dict.fromkeys(token for token in ends if token is not None))
+    unknown = _id(metadata, "unknown", size)
+    if unknown is None:
+        unknown = next(iter(vocabulary.of_types(TokenType.UNKNOWN).values()), None)
+    return SpecialTokens(_id(metadata, "bos", size), eos_ids, unknown, _id(metadata, "padding", size))
+
+
+def _around(metadata: Metadata, role: str, token: int | None, default: bool) -> tuple[int, ...]:
+    """Tokens that stand at one end of every text."""
+    said = metadata.flag(f"{_KEY}add_{role}_token")
+    if said and token is None:
+        raise CheckpointError(f"{metadata.file}: {_KEY}add_{role}_token is true, but there is no {role} token")
+    return (token,) if token is not None and (default if said is None else said) else ()
+
+
+def _flag(metadata: Metadata, name: str, default: bool) -> bool:
+    value = metadata.flag(_KEY + name)
+    return default if value is None else value
+
+
+def _byte_level(metadata: Metadata, vocabulary: _Vocabulary) -> tuple[tokenizers.Tokenizer, bool]:
+    name = metadata.text(_KEY + "pre")
+    if name is None:
+        raise UnsupportedError(
+            f"{metadata.file} does not say how text is cut before merging ({_KEY}pre); convert the model again"
+        )
+    rule = pretokenizers.by_name(name)
+    merges = _merges(metadata, vocabulary)
+    model = tokenizers.Tokenizer(
+        models.BPE(vocab=dict(vocabulary.ids), merges=merges, ignore_merges=rule.ignore_merges)
+    )
+    if rule.nfc:
+        model.normalizer = normalizers.NFC()
+    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.splits]
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    model.pre_tokenizer = pre_tokenizers.Sequence([*cuts, to_bytes])
+    model.decoder = decoders.ByteLevel()
+    return model, rule.adds_bos
+
+
+def _merges(metadata: Metadata, vocabulary: _Vocabulary) -> list[tuple[str, str]]:
+    stored = metadata.texts(_KEY + "merges")
+    if stored is None:
+        raise CheckpointError(f"{metadata.file}: {_KEY}merges is missing")
+    ids = vocabulary.ids
+    merges = []
+    for index, merge in enumerate(stored):
+        first, space, second = merge.partition(" ")
+        if not (first and space and second) or " " in second:
+            raise CheckpointError(f"{metadata.file}: {_KEY}merges[{index}] is {merge[:80]!r}, not two tokens")
+        if first not in ids or second not in ids or first + second not in ids:
+            raise CheckpointError(f"{metadata.file}: {_KEY}merges[{index}] joins {merge[:80]!r}, which are no tokens")
+        merges.append((first, second))
+    return merges
+
+
+def _sentencepiece(metadata: Metadata, vocabulary: _Vocabulary, special: SpecialTokens) -> tokenizers.Tokenizer:
+    scores = metadata.floats(_KEY + "scores")
+    if scores is None or len(scores) != len(vocabulary.tokens):
+        found = "no" if scores is None else len(scores)
+        raise CheckpointError(f"{metadata.file}: {_KEY}scores has {found} entries for {len(vocabulary.tokens)} tokens")
+    if np.isnan(scores).any():
+        raise CheckpointError(f"{metadata.file}: {_KEY}scores holds NaN at {int(np.isnan(scores).argmax())}")
+    single_bytes = vocabulary.of_types(TokenType.BYTE)
+    for token, token_id in single_bytes.items():
+        if BYTE_TOKEN.fullmatch(token) is None:
+            raise CheckpointError(f"{metadata.file}: token {token_id} is a byte, but reads {token[:80]!r}, not <0xNN>")
+    if single_bytes and len(single_bytes) != 256:
+        raise CheckpointError(f"{metadata.file}: {len(single_bytes)} of 256 byte tokens are there")
+    merges = merges_of_scores(vocabulary.of_types(TokenType.NORMAL, TokenType.UNUSED), scores)
+    model = tokenizers.Tokenizer(
+        models.BPE(
+            vocab=dict(vocabulary.ids),
+            merges=merges,
+            unk_token=None if special.unk_id is None else vocabulary.tokens[special.unk_id],
+            fuse_unk=True,
+            byte_fallback=bool(single_bytes),
+        )
+    )
+    prefix = _flag(metadata, "add_space_prefix", True)
+    escape = normalizers.Replace(" ", METASPACE)
+    model.normalizer = normalizers.Sequence([normalizers.Prepend(METASPACE), escape]) if prefix else escape
+    unescape = [decoders.Replace(METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    model.decoder = decoders.Sequence([*unescape, decoders.Strip(" ", 1, 0)] if prefix else unescape)
+    return model
+
+
+def _add_special(model: tokenizers.Tokenizer, vocabulary: _Vocabulary) -> None:
+    """Have special and user-defined tokens matched in the text before anything else."""
+    control = vocabulary.of_types(TokenType.CONTROL, TokenType.UNKNOWN)
+    model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    defined = vocabulary.of_types(TokenType.USER_DEFINED)
+    model.add_tokens([AddedToken(token, special=False, normalized=False) for token in defined])

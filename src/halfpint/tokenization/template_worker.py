@@ -1,0 +1,103 @@
+"""The program that renders one model's chat template, in a process of its own.
+
+It runs by path, imports nothing of halfpint, reads one JSON object from standard input and writes one to standard
+output. The sandbox keeps a template from Python's insides; the limits keep it from time and memory, which no sandbox
+does: a template can ask for `'%2147483647d' % 1` or nest a list in itself forty times.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what an assistant said, for training; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - the base class declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+    """As transformers has it: jinja's own filter escapes HTML."""
+    allowed = {key: options[key] for key in ("ensure_ascii", "separators", "sort_keys") if key in options}
+    return json.dumps(value, indent=indent, **{"ensure_ascii": False, **allowed})
+
+
+def _clock(year: int, month: int, day: int) -> Callable[[str], str]:
+    moment = datetime.datetime(year, month, day)
+
+    def now(layout: str) -> str:
+        return moment.strftime(layout)
+
+    return now
+
+
+def render(job: Mapping[str, Any]) -> list[str]:
+    """Render the job's template for each of its conversations.
+
+    Parameters
+    ----------
+    job : Mapping
+        `template`: Jinja source; `variables`: one mapping per conversation; `today`: [year, month, day];
+        `longest`: characters that one conversation may have.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _clock(*job["today"])
+    template = environment.from_string(job["template"])
+    rendered = []
+    for variables in job["variables"]:
+        pieces: list[str] = []
+        length = 0
+        for piece in template.generate(variables):
+            length += len(piece)
+            if length > job["longest"]:
+                raise TemplateError(f"it makes more than {job['longest']} characters")
+            pieces.append(piece)
+        rendered.append("".join(pieces))
+    return rendered
+
+
+def main() -> None:
+    """Answer one job: {"rendered": [...]} or {"error": "..."}."""
+    job = json.load(sys.stdin.buffer)
+    resource.setrlimit(resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"]))
+    resource.setrlimit(resource.RLIMIT_CPU, (job["cpu_seconds"], job["cpu_seconds"]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    answer: dict[str, Any]
+    try:
+        answer = {"rendered": render(job)}
+    except SecurityError as error:
+        answer = {"error": f"it does what templates must not: {error}"}
+    except MemoryError:
+        answer = {"error": "it needs too much memory"}
+    except RecursionError:
+        answer = {"error": "it calls itself without end"}
+    except Exception as error:  # whatever a template provokes is an answer, not a crash
+        answer = {"error": str(error) or type(error).__name__}
+    sys.stdout.buffer.write(json.dumps(answer).encode())
+
+
+if __name__ == "__main__":
+    main()
