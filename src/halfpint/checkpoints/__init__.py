@@ -13,6 +13,7 @@ import numpy as np
 
 from halfpint.checkpoints.checkpoint import Checkpoint, Container
 from halfpint.checkpoints.compressed_tensors import CompressedTensors
+from halfpint.checkpoints.gguf import GGUF
 from halfpint.checkpoints.huggingface import HuggingFace
 from halfpint.checkpoints.shards import check_no_pickle
 from halfpint.errors import CheckpointError, UnsupportedError, UsageError
@@ -22,7 +23,7 @@ from halfpint.tensors import FloatArray, QuantizedTensor
 __all__ = ["CONTAINERS", "container", "open_checkpoint", "read_float32"]
 
 CONTAINERS: Mapping[str, Container] = MappingProxyType(
-    {entry.name: entry for entry in (CompressedTensors(), HuggingFace())}
+    {entry.name: entry for entry in (GGUF, CompressedTensors(), HuggingFace())}
 )
 """File conventions by the name that the command line uses; the first that recognises a path opens it."""
 
