@@ -1,0 +1,1 @@
+"""Cards, tables and JSON objects, made from the records of results and from nothing else."""

@@ -1,0 +1,185 @@
+"""Records as the JSON objects that machines read: promised names, plain numbers, never NaN or Infinity."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from halfpint.measuring.metrics import Quality
+from halfpint.pipeline.inspection import Inspection, TensorView
+from halfpint.pipeline.results import (
+    DemoEntry,
+    DemoResult,
+    DoctorReport,
+    Generated,
+    Measurement,
+    PlanResult,
+    QuantizeResult,
+    VerifyReport,
+)
+from halfpint.tensors import TensorSpec
+
+Object = dict[str, Any]
+"""One JSON object."""
+
+
+def dumps(value: Object) -> str:
+    """Write one object as strict JSON; a number that is not finite becomes null, because JSON has no other word."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """Reduce a value to what JSON knows: records to objects, arrays and tuples to lists, NaN and infinity to null."""
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, bool | str | int | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, Sequence | set | frozenset):
+        return [plain(entry) for entry in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return str(value) if isinstance(value, Path) else repr(value)
+
+
+def inspection(found: Inspection) -> Object:
+    """What `inspect MODEL` promises."""
+    return {
+        "family": found.family,
+        "container": found.container,
+        "parameters": found.parameters,
+        "bytes": found.nbytes,
+        "bits_per_weight": 8 * found.nbytes / found.parameters if found.parameters else None,
+        "bytes_at": dict(found.bytes_at),
+        "tensors": [_tensor(spec) for spec in found.tensors],
+        "config": dict(found.config),
+    }
+
+
+def _tensor(spec: TensorSpec) -> Object:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "bytes": spec.nbytes}
+
+
+def tensor_view(view: TensorView) -> Object:
+    """What `inspect MODEL TENSOR` gives: the tensor, its statistics and what each format does to it."""
+    fields: Object = {
+        field.name: getattr(view, field.name) for field in dataclasses.fields(view) if field.name != "spec"
+    }
+    return _tensor(view.spec) | fields
+
+
+def plan(planned: PlanResult) -> Object:
+    """What `plan` promises. The forecast of `kl_mean` is null until something can be forecast."""
+    decided = planned.plan
+    return {
+        "container": decided.container,
+        "parameters": decided.parameters,
+        "bytes": decided.nbytes,
+        "original_bytes": planned.original_bytes,
+        "bits_per_weight": decided.bits_per_weight,
+        "tensors": [
+            {
+                "name": tensor.name,
+                "shape": list(tensor.shape),
+                "format": None if tensor.format is None else tensor.format.name,
+                "solver": tensor.solver,
+                "bytes": tensor.nbytes,
+                "rule": tensor.rule,
+                "note": tensor.note,
+            }
+            for tensor in decided.tensors
+        ],
+        "dropped": [{"name": name, "reason": reason} for name, reason in decided.dropped],
+        "engines": list(planned.engines),
+        "refusals": dict(planned.refusals),
+        "forecast": {
+            "peak_memory_bytes": planned.peak_memory_bytes,
+            "seconds": planned.seconds,
+            "kl_mean": None,
+        },
+    }
+
+
+def quantized(result: QuantizeResult) -> Object:
+    """What `quantize` promises: the plan as it was carried out, its cost, and the verdict."""
+    answer = plan(result.planned)
+    for described, outcome in zip(answer["tensors"], result.tensors, strict=True):
+        described["relative_error"] = outcome.relative_error
+        described["seconds"] = outcome.seconds
+    return answer | {
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "output": str(result.output),
+        "verdict": result.verdict,
+        "verdict_reason": result.verdict_reason,
+        "quality": None if result.measurement is None else measurement(result.measurement),
+    }
+
+
+def quality(found: Quality) -> Object:
+    """Every figure of a comparison."""
+    return dataclasses.asdict(found)
+
+
+def measurement(found: Measurement) -> Object:
+    """What `measure` promises, and the same figures for each kind of text."""
+    return quality(found.quality) | {
+        "bytes": found.nbytes,
+        "reference_bytes": found.reference_bytes,
+        "bits_per_weight": found.bits_per_weight,
+        "seconds": found.seconds,
+        "by_source": {source: quality(part) for source, part in found.by_source.items()},
+    }
+
+
+def verified(found: VerifyReport) -> Object:
+    """What `verify` gives for a checkpoint that holds together; one that does not is an error."""
+    return {
+        "container": found.container,
+        "family": found.family,
+        "tensors": found.tensors,
+        "bytes": found.nbytes,
+        "parameters": found.parameters,
+        "notes": list(found.notes),
+    }
+
+
+def generated(found: Generated) -> Object:
+    """What `generate` promises."""
+    return dataclasses.asdict(found)
+
+
+def demo(found: DemoResult) -> Object:
+    """What `demo` promises."""
+    return {
+        "prompt": found.prompt,
+        "parameters": found.parameters,
+        "original": _demo_entry(found.original),
+        "quantized": [_demo_entry(entry) for entry in found.quantized],
+        "seconds": found.seconds,
+    }
+
+
+def _demo_entry(entry: DemoEntry) -> Object:
+    return quality(entry.quality) | {
+        "name": entry.name,
+        "bytes": entry.nbytes,
+        "bits_per_weight": entry.bits_per_weight,
+        "decode_tokens_per_second": entry.decode_tokens_per_second,
+        "sample": entry.sample,
+    }
+
+
+def doctor(found: DoctorReport) -> Object:
+    """What `doctor` gives: the fields of its record."""
+    fields: Object = plain(found)
+    return fields

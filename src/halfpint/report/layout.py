@@ -1,0 +1,93 @@
+"""The few shapes that every card is made of: headings, lists of facts, tables, bars. Readable without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from halfpint.report.words import printable
+
+WIDEST = 100
+"""No card is wider than this many columns, however wide the terminal."""
+
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def text(words: str, style: str = "") -> Text:
+    """Words as they are: no markup is read from them, no control character is passed on."""
+    return Text(printable(words), style=style)
+
+
+def heading(title: str, remark: str = "") -> Text:
+    """The first line of a card."""
+    line = text(title, "bold")
+    return line.append_text(text(f"  {remark}", "dim")) if remark else line
+
+
+def margin(part: RenderableType) -> Padding:
+    """Set a part in by two columns; lines end where they end, so that a pipe gets no blanks."""
+    return Padding(part, (0, 0, 0, 2), expand=False)
+
+
+def facts(rows: Iterable[Sequence[str | Text]]) -> Padding:
+    """Lines of a label, a value and an optional remark, in columns."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_column(style="dim", overflow="fold")
+    for row in rows:
+        cells = [text(cell) if isinstance(cell, str) else cell for cell in row]
+        grid.add_row(*cells, *([Text("")] * (3 - len(cells))))
+    return margin(grid)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], wide: Sequence[int] = (0,)) -> Padding:
+    """A table with one rule under its head.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Heads; one that begins with `<` is set left, others to the right.
+    rows : iterable of rows
+    wide : sequence of int
+        Columns that may be folded when there is no room; the others stay whole.
+    """
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="cyan")
+    for position, head in enumerate(columns):
+        left = head.startswith("<")
+        made.add_column(
+            text(head.removeprefix("<")),
+            justify="left" if left else "right",
+            no_wrap=position not in wide,
+            overflow="fold",
+        )
+    for row in rows:
+        made.add_row(*(text(cell) if isinstance(cell, str) else cell for cell in row))
+    return margin(made)
+
+
+def bar(fraction: float, width: int) -> str:
+    """A horizontal bar in eighths of a column; anything above zero shows."""
+    eighths = round(max(0.0, min(1.0, fraction)) * width * 8)
+    if fraction > 0:
+        eighths = max(1, eighths)
+    whole, rest = divmod(eighths, 8)
+    return "█" * whole + (_EIGHTHS[rest] if rest else "")
+
+
+def card(*parts: RenderableType) -> Group:
+    """Parts under one another, an empty line between them and at both ends."""
+    spaced: list[RenderableType] = [Text("")]
+    for part in parts:
+        spaced += [part, Text("")]
+    return Group(*spaced)
+
+
+def remark(words: str) -> Padding:
+    """A paragraph in the margin of a card."""
+    return margin(text(words, "dim"))

@@ -1,0 +1,136 @@
+"""The plan before the work, and the summary after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from halfpint.pipeline.job import TensorOutcome
+from halfpint.pipeline.results import PlanResult, QuantizeResult
+from halfpint.plans import Plan, PlannedTensor
+from halfpint.report.grouping import group
+from halfpint.report.layout import card, facts, heading, remark, table, text
+from halfpint.report.numbers import duration, percent, ratio, significant, size
+from halfpint.report.quality import ERROR_NOTE, quality_facts
+
+_VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNMEASURED": "bold yellow"}
+_WORST = 5
+
+
+def plan_card(planned: PlanResult, name: str, every_tensor: bool = False) -> Group:
+    """What would be written, and who could load it; equal tensors share a row unless `every_tensor`."""
+    plan = planned.plan
+    parts: list[RenderableType] = [
+        heading(f"Plan for {name}", f"{plan.container}, nothing is written yet"),
+        _tensors(plan.tensors, every_tensor),
+    ]
+    if plan.dropped:
+        parts.append(remark("\n".join(f"left out: {left}, {reason}" for left, reason in plan.dropped)))
+    parts += [
+        facts((*_sizes(planned.plan, planned.original_bytes), *_forecast(planned))),
+        heading("Who can load it"),
+        facts(_loading(planned)),
+    ]
+    return card(*parts)
+
+
+def _tensors(tensors: Sequence[PlannedTensor], every_tensor: bool) -> RenderableType:
+    if every_tensor:
+        rows = [(t.name, _format(t), _why(t), size(t.nbytes)) for t in tensors]
+        return table(("<tensor", "<format", "<decided by", "size"), rows, wide=(0, 2))
+    groups = group(tensors, lambda t: t.name, lambda t: (t.format, t.rule, t.solver, t.note))
+    grouped = [
+        (
+            members.label,
+            str(len(members.rows)),
+            _format(members.rows[0]),
+            _why(members.rows[0]),
+            size(sum(t.nbytes for t in members.rows)),
+        )
+        for members in groups
+    ]
+    return table(("<tensors", "count", "<format", "<decided by", "size"), grouped, wide=(0, 3))
+
+
+def _format(tensor: PlannedTensor) -> str:
+    if tensor.format is None:
+        return "as it is"
+    return tensor.format.name
+
+
+def _why(tensor: PlannedTensor) -> Text:
+    # The preset's rules end in the format's name, which the column before this one says already.
+    reason = text(tensor.rule.removesuffix(f": {_format(tensor)}"))
+    return reason.append_text(text(f"; {tensor.note}", "yellow")) if tensor.note else reason
+
+
+def _sizes(plan: Plan, original_bytes: int) -> list[tuple[str, str, str]]:
+    smaller = ratio(original_bytes, plan.nbytes)
+    return [
+        ("size", size(plan.nbytes), f"of {size(original_bytes)}: {smaller} smaller"),
+        ("bits per weight", significant(plan.bits_per_weight), "of the whole file, headers and scales included"),
+    ]
+
+
+def _forecast(planned: PlanResult) -> list[tuple[str, str, str]]:
+    return [
+        ("peak memory", size(planned.peak_memory_bytes), "forecast, without the comparison"),
+        ("time", duration(planned.seconds), "forecast, without the comparison"),
+    ]
+
+
+def _loading(planned: PlanResult) -> list[tuple[str, Text]]:
+    rows = [(engine, text("yes", "green")) for engine in planned.engines]
+    rows += [(engine, text(f"no: {reason}", "dim")) for engine, reason in planned.refusals.items()]
+    return rows
+
+
+def quantize_card(result: QuantizeResult, name: str) -> Group:
+    """One screen: what was written, what it cost, what it kept, where it loads, what to do next."""
+    parts: list[RenderableType] = [
+        heading(f"{name} -> {result.output}", result.plan.container),
+        facts((*_sizes(result.plan, result.planned.original_bytes), *_cost(result))),
+    ]
+    found = result.measurement
+    if found is not None:
+        parts.append(facts(quality_facts(found.quality)))
+        parts.append(remark(f"On {found.quality.tokens:,} held-out tokens. {ERROR_NOTE}"))
+    worst = sorted(result.tensors, key=lambda outcome: -outcome.relative_error)[:_WORST]
+    if worst and worst[0].relative_error > 0:
+        parts += [heading("Largest rounding errors"), _errors(worst)]
+    parts += [verdict(result), facts(_next(result))]
+    return card(*parts)
+
+
+def _cost(result: QuantizeResult) -> list[tuple[str, str]]:
+    return [("time", duration(result.seconds)), ("peak memory", size(result.peak_memory_bytes))]
+
+
+def _errors(worst: Sequence[TensorOutcome]) -> RenderableType:
+    rows = [
+        (outcome.planned.name, _format(outcome.planned), percent(outcome.relative_error))
+        for outcome in worst
+        if outcome.relative_error > 0
+    ]
+    return table(("<tensor", "<format", "relative error"), rows)
+
+
+def verdict(result: QuantizeResult) -> Text:
+    """PASS, FAIL or UNMEASURED, and why."""
+    line = text(result.verdict, _VERDICT_STYLES[result.verdict])
+    return line.append_text(text(f"  {result.verdict_reason}")) if result.verdict_reason else line
+
+
+def _next(result: QuantizeResult) -> list[tuple[str, str]]:
+    rows = [("loads in", ", ".join(result.planned.engines) or "no engine that we know")]
+    if "halfpint" in result.planned.engines:
+        rows.append(("next", f"halfpint chat {shell_word(str(result.output))}"))
+    return rows
+
+
+def shell_word(word: str) -> str:
+    """A path as a shell takes it: quoted only when it must be."""
+    safe = all(character.isalnum() or character in "._-/+@:," for character in word)
+    return word if word and safe else "'" + word.replace("'", "'\\''") + "'"

@@ -1,0 +1,110 @@
+"""The demo's story, a verified checkpoint, and this machine."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+
+from halfpint.pipeline.results import DemoEntry, DemoResult, DoctorReport, Generated, VerifyReport
+from halfpint.report.layout import bar, card, facts, heading, margin, remark, table, text
+from halfpint.report.numbers import count, duration, percent, rate, ratio, significant, size, with_error
+
+_BAR_COLUMNS = 16
+
+
+def demo_card(found: DemoResult) -> Group:
+    """Sizes, quality and speed at every precision, and how each continues the same text."""
+    entries = (found.original, *found.quantized)
+    return card(
+        heading("The demo model at every size", f"{count(found.parameters)} parameters"),
+        _demo_sizes(entries),
+        _demo_quality(entries),
+        remark(
+            "KL divergence: how far the next-token distributions are apart, in nats; 0 is the same model.\n"
+            "Agreement: how often both put the same token first. ± is one standard error."
+        ),
+        heading("The same beginning, continued by each"),
+        *(_sample(found.prompt, entry) for entry in entries),
+        remark(f"All of this took {duration(found.seconds)}. Next: halfpint quantize demo demo.gguf --bits 4"),
+    )
+
+
+def _demo_sizes(entries: tuple[DemoEntry, ...]) -> RenderableType:
+    largest = max(entry.nbytes for entry in entries)
+    rows = [
+        (
+            entry.name,
+            size(entry.nbytes),
+            text(bar(entry.nbytes / largest, _BAR_COLUMNS), "cyan"),
+            ratio(entries[0].nbytes, entry.nbytes),
+            significant(entry.bits_per_weight),
+            f"{entry.decode_tokens_per_second:.0f}",
+        )
+        for entry in entries
+    ]
+    return table(("<model", "size", "<" + " " * _BAR_COLUMNS, "smaller", "bits per weight", "tokens/s"), rows)
+
+
+def _demo_quality(entries: tuple[DemoEntry, ...]) -> RenderableType:
+    rows = [
+        (
+            entry.name,
+            with_error(entry.quality.kl_mean, entry.quality.kl_mean_stderr),
+            percent(entry.quality.top1_agreement, entry.quality.top1_agreement_stderr),
+            with_error(entry.quality.perplexity_ratio, entry.quality.perplexity_ratio_stderr),
+        )
+        for entry in entries
+    ]
+    return table(("<model", "KL divergence", "top-1 agreement", "perplexity ratio"), rows)
+
+
+def _sample(prompt: str, entry: DemoEntry) -> RenderableType:
+    told = text(prompt, "dim").append_text(text(entry.sample.removeprefix(prompt)))
+    return margin(Group(text(entry.name, "cyan"), told))
+
+
+def verify_card(found: VerifyReport, name: str) -> Group:
+    """What was checked of a checkpoint that holds together."""
+    parts: list[RenderableType] = [
+        heading(f"{name} holds together", found.container),
+        facts(
+            (
+                ("family", found.family or "not known"),
+                ("tensors", f"{found.tensors}", "all there, none reaches outside its file, every value finite"),
+                ("parameters", count(found.parameters), f"{found.parameters:,}"),
+                ("size", size(found.nbytes)),
+            )
+        ),
+    ]
+    if found.notes:
+        parts.append(facts(("note", note) for note in found.notes))
+    return card(*parts)
+
+
+def generate_line(found: Generated) -> str:
+    """One line on how fast a text came."""
+    return (
+        f"{found.prompt_tokens} tokens read at {found.prefill_tokens_per_second:.0f}/s, "
+        f"{found.generated_tokens} written at {found.decode_tokens_per_second:.1f}/s, "
+        f"peak memory {size(found.peak_memory_bytes)}"
+    )
+
+
+def doctor_card(found: DoctorReport) -> Group:
+    """The machine, and what halfpint makes of it."""
+    available = f"{size(found.available_memory_bytes)} available"
+    return card(
+        heading(f"halfpint {found.version}", f"Python {found.python}, {found.platform}"),
+        facts(
+            (
+                ("processor", found.processor or "not named", f"{found.processors} usable"),
+                ("memory", size(found.memory_bytes), available),
+                ("read speed", rate(found.read_bandwidth), "measured: decoding reads every weight once per token"),
+                ("features", ", ".join(found.cpu_features) or "none that matter"),
+            )
+        ),
+        heading("Kernels", f"in use: {found.kernel}"),
+        margin(Group(*(text(line) for line in found.kernels))),
+        facts((("native encoders", ", ".join(found.native_formats) or "none: the NumPy reference does the work"),)),
+        heading("Installed"),
+        facts(found.packages.items()),
+    )
