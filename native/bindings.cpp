@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "dispatch.hpp"
+#include "probe.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -26,6 +27,8 @@ NB_MODULE(_native, module) {
     });
     module.def("thread_count", &thread_count);
     module.def("set_thread_count", &set_thread_count);
+    module.def("read_bandwidth", &read_bandwidth, nb::arg("bytes"), nb::arg("rounds"),
+               nb::call_guard<nb::gil_scoped_release>());
     bind_encode(module);
     bind_linear(module);
 }
