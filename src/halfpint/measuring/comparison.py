@@ -26,6 +26,10 @@ Advance = Callable[[int], None]
 """Called with the number of tokens that have gone through one more block of one of the models."""
 
 
+def unheard(tokens: int) -> None:
+    """Report advance to nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Windows of one length, to go through a model together.
@@ -77,7 +81,7 @@ def known_config(checkpoint: Checkpoint) -> ModelConfig:
 
 
 def compare(
-    candidate: Checkpoint, reference: Checkpoint, windows: Sequence[Window], advance: Advance = lambda tokens: None
+    candidate: Checkpoint, reference: Checkpoint, windows: Sequence[Window], advance: Advance = unheard
 ) -> Tally:
     """Score a candidate against its reference on every token of some text.
 

@@ -17,8 +17,8 @@ from halfpint.checkpoints.checkpoint import Checkpoint, Writer
 from halfpint.errors import HalfpintError, NonFiniteError, UsageError, VerificationError
 from halfpint.formats.plain import F16, Plain
 from halfpint.pipeline.slicing import row_slices
-from halfpint.plans import Plan, PlannedTensor
 from halfpint.planning.planner import outputs_of
+from halfpint.plans import Plan, PlannedTensor
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
 
 Progress = Callable[[str, int, int, str], None]

@@ -9,9 +9,9 @@ from pathlib import Path
 from halfpint import formats
 from halfpint.checkpoints import CONTAINERS
 from halfpint.errors import UnsupportedError, UsageError
-from halfpint.plans import Rule
 from halfpint.planning.engines import ENGINES
 from halfpint.planning.planner import Wish
+from halfpint.plans import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,65 @@
+"""What this processor can do, which kernels were chosen for it, and what its memory gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from halfpint.errors import UsageError
+from halfpint.kernels import _native
+
+NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "avx512": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
+        "avx2": frozenset({"avx2", "fma"}),
+        "portable": frozenset(),
+    }
+)
+"""Instruction sets that kernels are compiled for, fastest first, and the features each needs."""
+
+_PROBE_BYTES = 256 * 2**20
+_PROBE_ROUNDS = 4
+
+
+def features() -> tuple[str, ...]:
+    """Features of this processor that matter here."""
+    return tuple(_native.cpu_features())
+
+
+def chosen() -> str:
+    """Name of the instruction set whose kernels run."""
+    return _native.active_isa()
+
+
+def explain() -> tuple[str, ...]:
+    """One line per instruction set: what it needs, and whether it is in use, there, or missing something."""
+    present = frozenset(features())
+    lines = []
+    for name, needs in NEEDS.items():
+        missing = sorted(needs - present)
+        state = "in use" if name == chosen() else "available" if not missing else f"needs {', '.join(missing)}"
+        lines.append(f"{name}: {state}")
+    return tuple(lines)
+
+
+def set_thread_count(count: int) -> None:
+    """Use this many threads in native code; results do not depend on it.
+
+    Raises
+    ------
+    UsageError
+        If the count is not positive.
+    """
+    if count < 1:
+        raise UsageError(f"--threads {count}: at least one thread is needed")
+    _native.set_thread_count(count)
+
+
+def thread_count() -> int:
+    """Threads that native code uses; by default the processors that this process may use."""
+    return _native.thread_count()
+
+
+def read_bandwidth() -> float:
+    """Bytes a second that all threads together read from memory, measured now (takes about a quarter second)."""
+    return _native.read_bandwidth(_PROBE_BYTES, _PROBE_ROUNDS)
