@@ -1,1 +1,1 @@
-
+"""The decoder, written once over arrays: forward pass, cache, sampling, generation."""

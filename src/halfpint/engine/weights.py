@@ -1,0 +1,118 @@
+"""Reading a model's parts from a checkpoint: projections, norms, embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.errors import CheckpointError
+from halfpint.families import FAMILIES, NORM_ROLES, ModelConfig, Role, TensorRole
+from halfpint.kernels.linear import Linear, decoded
+from halfpint.tensors import Array, FloatArray, QuantizedTensor
+
+Weight = Array | QuantizedTensor
+
+Prepare = Callable[[str, Weight], Weight]
+"""(tensor name, weight as read) -> the weight to use: a chance to quantize or correct it on the way."""
+
+Observe = Callable[[str, FloatArray], None]
+"""(tensor name, input float32 [n, columns]) of every product with that weight, in the order of the forward pass."""
+
+
+def as_read(name: str, weight: Weight) -> Weight:  # noqa: ARG001 - the shape of a Prepare
+    """Use weights as they are in the checkpoint."""
+    return weight
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A product with a weight, and a bias if the model has one."""
+
+    name: str
+    linear: Linear
+    bias: FloatArray | None
+
+    def forward(self, x: FloatArray, observe: Observe | None) -> FloatArray:
+        """Give float32 [n, rows] for x float32 [n, columns]."""
+        if observe is not None:
+            observe(self.name, x)
+        product = self.linear.forward(x)
+        if self.bias is not None:
+            product += self.bias
+        return product
+
+
+def model_tensors(config: ModelConfig) -> tuple[TensorRole, ...]:
+    """All tensors of the model's family for this configuration."""
+    return FAMILIES[config.family].tensors(config)
+
+
+def read_weight(checkpoint: Checkpoint, tensor: TensorRole, prepare: Prepare = as_read) -> Weight:
+    """Read a whole tensor after checking that the file's header agrees with the configuration.
+
+    Raises
+    ------
+    CheckpointError
+        If the tensor is missing or has another shape.
+    """
+    spec = checkpoint.tensors.get(tensor.name)
+    if spec is None:
+        raise CheckpointError(f"{checkpoint.path}: the tensor {tensor.name} is missing")
+    if spec.shape != tensor.shape:
+        raise CheckpointError(
+            f"{checkpoint.path}: {tensor.name} has shape {list(spec.shape)}; by the configuration it should have "
+            f"{list(tensor.shape)}"
+        )
+    return prepare(tensor.name, checkpoint.read(tensor.name))
+
+
+def read_vector(checkpoint: Checkpoint, tensor: TensorRole, prepare: Prepare, offset: float) -> FloatArray:
+    """Read a norm or bias as float32, with `offset` added."""
+    values = decoded(read_weight(checkpoint, tensor, prepare)).reshape(tensor.shape)
+    return values + np.float32(offset) if offset else values
+
+
+_BIASES: Mapping[Role, Role] = {
+    Role.ATTENTION_Q: Role.ATTENTION_Q_BIAS,
+    Role.ATTENTION_K: Role.ATTENTION_K_BIAS,
+    Role.ATTENTION_V: Role.ATTENTION_V_BIAS,
+    Role.ATTENTION_OUTPUT: Role.ATTENTION_OUTPUT_BIAS,
+    Role.MLP_GATE: Role.MLP_GATE_BIAS,
+    Role.MLP_UP: Role.MLP_UP_BIAS,
+    Role.MLP_DOWN: Role.MLP_DOWN_BIAS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a block is made of, by role; for experts by (role, expert)."""
+
+    norms: Mapping[Role, FloatArray]
+    projections: Mapping[Role, Projection]
+    experts: Mapping[tuple[Role, int], Projection]
+
+
+def read_parts(checkpoint: Checkpoint, config: ModelConfig, layer: int, prepare: Prepare) -> Parts:
+    """Read all tensors of one block."""
+    tensors = [tensor for tensor in model_tensors(config) if tensor.layer == layer]
+    by_role = {tensor.role: tensor for tensor in tensors if tensor.expert is None}
+    norms: dict[Role, FloatArray] = {}
+    projections: dict[Role, Projection] = {}
+    experts: dict[tuple[Role, int], Projection] = {}
+    for tensor in tensors:
+        if tensor.role in NORM_ROLES:
+            norms[tensor.role] = read_vector(checkpoint, tensor, prepare, config.norm_offset)
+        elif tensor.role in _BIASES.values():
+            continue
+        else:
+            bias_tensor = by_role.get(_BIASES[tensor.role]) if tensor.role in _BIASES else None
+            bias = None if bias_tensor is None else read_vector(checkpoint, bias_tensor, prepare, 0.0)
+            projection = Projection(tensor.name, Linear(read_weight(checkpoint, tensor, prepare)), bias)
+            if tensor.expert is None:
+                projections[tensor.role] = projection
+            else:
+                experts[tensor.role, tensor.expert] = projection
+    return Parts(norms, projections, experts)
