@@ -1,3 +1,150 @@
-"""halfpint: big models, poured into small glasses."""
+"""halfpint: big models, poured into small glasses.
+
+The verbs of the command line are functions here, and give records: `halfpint.quantize("demo", "demo.gguf",
+halfpint.QuantizeOptions(bits=4))`. Names are imported when they are first used, so that `import halfpint` costs
+nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from halfpint.checkpoints.checkpoint import Checkpoint
+    from halfpint.errors import (
+        CheckpointError,
+        HalfpintError,
+        NonFiniteError,
+        RoomError,
+        ShapeError,
+        UnsupportedError,
+        UsageError,
+        VerificationError,
+    )
+    from halfpint.formats import FORMATS
+    from halfpint.measuring.metrics import Quality
+    from halfpint.pipeline.inspection import Inspection, TensorView
+    from halfpint.pipeline.options import Gate, GenerateOptions, MeasureOptions, QuantizeOptions
+    from halfpint.pipeline.results import (
+        DemoResult,
+        DoctorReport,
+        Generated,
+        Measurement,
+        PlanResult,
+        QuantizeResult,
+        VerifyReport,
+    )
+    from halfpint.pipeline.verbs import (
+        Chat,
+        demo,
+        doctor,
+        generate,
+        inspect,
+        inspect_tensor,
+        measure,
+        open_model,
+        plan,
+        quantize,
+        verify,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "FORMATS",
+    "Chat",
+    "Checkpoint",
+    "CheckpointError",
+    "DemoResult",
+    "DoctorReport",
+    "Gate",
+    "GenerateOptions",
+    "Generated",
+    "HalfpintError",
+    "Inspection",
+    "MeasureOptions",
+    "Measurement",
+    "NonFiniteError",
+    "PlanResult",
+    "Quality",
+    "QuantizeOptions",
+    "QuantizeResult",
+    "RoomError",
+    "ShapeError",
+    "TensorView",
+    "UnsupportedError",
+    "UsageError",
+    "VerificationError",
+    "VerifyReport",
+    "__version__",
+    "demo",
+    "doctor",
+    "generate",
+    "inspect",
+    "inspect_tensor",
+    "measure",
+    "open_model",
+    "plan",
+    "quantize",
+    "verify",
+]
+
+_HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "halfpint.checkpoints.checkpoint": ("Checkpoint",),
+        "halfpint.errors": (
+            "CheckpointError",
+            "HalfpintError",
+            "NonFiniteError",
+            "RoomError",
+            "ShapeError",
+            "UnsupportedError",
+            "UsageError",
+            "VerificationError",
+        ),
+        "halfpint.formats": ("FORMATS",),
+        "halfpint.measuring.metrics": ("Quality",),
+        "halfpint.pipeline.inspection": ("Inspection", "TensorView"),
+        "halfpint.pipeline.options": ("Gate", "GenerateOptions", "MeasureOptions", "QuantizeOptions"),
+        "halfpint.pipeline.results": (
+            "DemoResult",
+            "DoctorReport",
+            "Generated",
+            "Measurement",
+            "PlanResult",
+            "QuantizeResult",
+            "VerifyReport",
+        ),
+        "halfpint.pipeline.verbs": (
+            "Chat",
+            "demo",
+            "doctor",
+            "generate",
+            "inspect",
+            "inspect_tensor",
+            "measure",
+            "open_model",
+            "plan",
+            "quantize",
+            "verify",
+        ),
+    }
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(home), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'halfpint' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Every public name, imported yet or not."""
+    return sorted(__all__)

@@ -1,1 +1,41 @@
+"""The command line: one thin file per command, imported only when that command runs."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import click
+
+from halfpint import __version__
+from halfpint.cli.group import Entry, LazyGroup
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: Mapping[str, Entry] = MappingProxyType(
+    {
+        "demo": Entry("halfpint.cli.demo", "The whole story on the model inside halfpint."),
+        "inspect": Entry("halfpint.cli.inspect", "What a model weighs, what a tensor looks like."),
+        "plan": Entry("halfpint.cli.plan", "Which tensor would get which format, and who loads it."),
+        "quantize": Entry("halfpint.cli.quantize", "Make a smaller model, and compare it with the original."),
+        "measure": Entry("halfpint.cli.measure", "Compare a model with its original on held-out text."),
+        "verify": Entry("halfpint.cli.verify", "Check that a checkpoint is complete and consistent."),
+        "generate": Entry("halfpint.cli.generate", "Continue a text."),
+        "chat": Entry("halfpint.cli.chat", "Talk to a model."),
+        "doctor": Entry("halfpint.cli.doctor", "Processor, kernels, memory, and what is installed."),
+        "completion": Entry("halfpint.cli.completion", "Print the script that completes commands in a shell."),
+    }
+)
+"""Every command: the module that holds it as `command`, and its line in `halfpint --help`."""
+
+
+@click.group(
+    cls=LazyGroup, entries=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="halfpint")
+def main() -> None:
+    """Make neural-network checkpoints smaller on an ordinary computer, and prove that they still work.
+
+    MODEL is a Hugging Face folder, a .safetensors or .gguf file, or `demo` for the small model inside halfpint.
+    Try: halfpint demo
+    """

@@ -1,0 +1,46 @@
+"""`halfpint chat`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Unpack
+
+import click
+
+from halfpint.cli import options
+from halfpint.cli.generate import show
+from halfpint.cli.sampling import Sampling, generate_options, sampling
+from halfpint.pipeline import verbs
+from halfpint.report.stories import generate_line
+
+_HELP = "Write a message and press Enter. /reset forgets the conversation, /quit or Ctrl-D ends it."
+
+
+@options.command
+@click.argument("model")
+@sampling
+@options.threads
+def command(model: str, **chosen: Unpack[Sampling]) -> None:
+    """Talk to MODEL, in its own chat template.
+
+    Reads a message per line from standard input, so that a file or a pipe works too.
+    """
+    conversation = verbs.Chat(model, generate_options(chosen))
+    lines = sys.stdin
+    interactive = lines.isatty()
+    click.echo(click.style(_HELP, dim=True), err=True)
+    while True:
+        if interactive:
+            click.echo(click.style("you> ", bold=True), nl=False)
+        line = lines.readline()
+        message = line.strip()
+        if not line or message == "/quit":
+            break
+        if message == "/reset":
+            conversation.reset()
+        elif message:
+            result = conversation.reply(message, show)
+            click.echo()
+            click.echo(click.style(generate_line(result), dim=True), err=True)
+    if interactive:
+        click.echo()

@@ -1,0 +1,52 @@
+"""`halfpint generate`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Unpack
+
+import click
+
+from halfpint.cli import options
+from halfpint.cli.sampling import Sampling, generate_options, sampling
+from halfpint.pipeline import verbs
+from halfpint.report import json
+from halfpint.report.stories import generate_line
+from halfpint.report.words import printable
+
+
+class _Text(Sampling):
+    """What the options of this command give."""
+
+    as_json: bool
+
+
+def show(piece: str) -> None:
+    """Print a piece of a text as it comes."""
+    click.echo(printable(piece), nl=False)
+
+
+def hide(piece: str) -> None:
+    """Print nothing: the JSON object at the end has it all."""
+
+
+@options.command
+@click.argument("model")
+@click.argument("prompt")
+@sampling
+@options.threads
+@options.as_json
+def command(model: str, prompt: str, **chosen: Unpack[_Text]) -> None:
+    """Continue PROMPT with MODEL. A PROMPT of - is read from standard input.
+
+    The text goes to standard output as it comes; how fast it came goes to standard error.
+    """
+    words = sys.stdin.read() if prompt == "-" else prompt
+    if not chosen["as_json"]:
+        show(words)
+    result = verbs.generate(model, words, generate_options(chosen), hide if chosen["as_json"] else show)
+    if chosen["as_json"]:
+        click.echo(json.dumps(json.generated(result)))
+    else:
+        click.echo()
+        click.echo(click.style(generate_line(result), dim=True), err=True)

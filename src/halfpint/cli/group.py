@@ -1,0 +1,163 @@
+"""A group of commands that imports a command only to run it, and says every error in one line.
+
+Exit codes: 0 done, 1 the quality gate failed, 2 bad usage, 3 bad input, 4 out of room (memory or disk), 70 a fault of
+halfpint itself, 130 interrupted, 141 nobody reads the output any more.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from halfpint.errors import HalfpintError
+from halfpint.report.words import one_line
+
+BAD_INPUT = 3
+OUT_OF_ROOM = 4
+OWN_FAULT = 70
+INTERRUPTED = 130
+NOBODY_READS = 141
+
+TRACEBACK = "halfpint.traceback"
+"""Key of `click.Context.meta`: whether an error prints where it came from."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command that is not imported yet: its module, which holds it as `command`, and its one line of help."""
+
+    module: str
+    help: str
+
+
+class Ended(click.ClickException):
+    """An error on its way out: what will be said of it, and the exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.code = exit_code
+
+
+class LazyGroup(click.Group):
+    """Commands as a table of names and modules."""
+
+    def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.entries = entries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names in the order of the table."""
+        return list(self.entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command."""
+        if cmd_name not in self.entries:
+            return None
+        found = importlib.import_module(self.entries[cmd_name].module).command
+        assert isinstance(found, click.Command), f"{cmd_name} is no command"
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or name those that look like it."""
+        if args and args[0] not in self.entries and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], self.entries, n=2)
+            hint = f"do you mean {' or '.join(near)}?" if near else f"there are: {', '.join(self.entries)}"
+            ctx.fail(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands from the table, importing none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete from the table, importing nothing."""
+        names = [
+            CompletionItem(name, help=entry.help) for name, entry in self.entries.items() if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without any argument, show the help."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; with --traceback an error also prints where it came from."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if ctx.meta.get(TRACEBACK):
+                traceback.print_exc()
+            # Put into click's own words here: click's `main` would end a broken pipe with 1, the gate's code.
+            raise explain(error) from error
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and leave with the exit code that the outcome means."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except (click.ClickException, click.Abort, OSError) as error:
+            ended = explain(error)
+            if ended.code == NOBODY_READS:
+                # The interpreter would complain when it flushes standard output at the end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            else:
+                click.echo(f"halfpint: {ended.message}", err=True)
+            sys.exit(ended.code)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: BaseException) -> Ended:
+    """Put an error into one line and an exit code."""
+    if isinstance(error, Ended):
+        return error
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return Ended("interrupted", INTERRUPTED)
+    if isinstance(error, click.ClickException):
+        return Ended(f"error: {one_line(_usage(error))}", error.exit_code)
+    if isinstance(error, HalfpintError):
+        return Ended(f"error: {one_line(str(error))}", error.exit_code)
+    if isinstance(error, BrokenPipeError):
+        return Ended("nobody reads the output any more", NOBODY_READS)
+    if isinstance(error, MemoryError):
+        return Ended("error: not enough memory; close other programs or take a smaller model", OUT_OF_ROOM)
+    if isinstance(error, OSError):
+        return Ended(f"error: {one_line(str(error))}", OUT_OF_ROOM if error.errno in _NO_ROOM else BAD_INPUT)
+    said = one_line(f"{type(error).__name__}: {error}")
+    return Ended(f"error: a fault of halfpint itself: {said}; --traceback shows where, please report it", OWN_FAULT)
+
+
+def _usage(error: click.ClickException) -> str:
+    """What click says of an error, and where the options are listed when they were used wrongly."""
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message}; {error.ctx.command_path} --help shows the usage"
+    return message

@@ -1,0 +1,250 @@
+"""Options that several commands share: the same names, the same words, the same meaning everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import click
+
+from halfpint import kernels
+from halfpint.checkpoints import CONTAINERS
+from halfpint.cli.group import TRACEBACK
+from halfpint.errors import UsageError
+from halfpint.formats import FORMATS
+from halfpint.pipeline.options import Gate, MeasureOptions, QuantizeOptions
+from halfpint.planning.engines import ENGINES
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_FOLDER_ENGINES = frozenset({"vllm", "vllm-cpu", "transformers"})
+
+
+def _remember_traceback(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    context.meta[TRACEBACK] = value
+
+
+def _use_threads(_context: click.Context, _parameter: click.Parameter, value: int | None) -> None:
+    if value is not None:
+        kernels.set_thread_count(value)
+
+
+def fraction(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """Read a part of a whole, `97%` or `0.97`, as a number between 0 and 1."""
+    if value is None:
+        return None
+    words = value.strip()
+    try:
+        number = float(words.removesuffix("%")) / (100 if words.endswith("%") else 1)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no fraction; write 97% or 0.97") from None
+    if not 0 <= number <= 1:
+        raise click.BadParameter(f"{value!r} is not between 0% and 100%; write 97% or 0.97")
+    return number
+
+
+def complete_format(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of formats that begin so, for the shell."""
+    return [name for name in FORMATS if name.startswith(incomplete.lower())]
+
+
+def command(function: Command) -> click.Command:
+    """Make a command of a function; every command knows --traceback, listed last."""
+    made = click.command(context_settings={"help_option_names": ["-h", "--help"]})(function)
+    made.params.append(
+        click.Option(
+            ["--traceback"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_remember_traceback,
+            help="When something goes wrong, also print where.",
+        )
+    )
+    return made
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """One decorator of several options, listed by --help in this order."""
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def as_json(function: Command) -> Command:
+    """`--json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on standard output, and nothing else there."
+    )(function)
+
+
+def threads(function: Command) -> Command:
+    """`--threads N`, put into effect before the command runs."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        expose_value=False,
+        callback=_use_threads,
+        metavar="N",
+        help="Threads of the native kernels; the result is the same with any number. [default: all processors]",
+    )(function)
+
+
+def progress(function: Command) -> Command:
+    """`--log FILE` and `--events FILE`."""
+    return together(
+        click.option("--log", type=click.Path(path_type=Path), metavar="FILE", help="Write one line per tensor there."),
+        click.option(
+            "--events", type=click.Path(path_type=Path), metavar="FILE", help="Write progress there as JSON lines."
+        ),
+    )(function)
+
+
+def texts(function: Command) -> Command:
+    """`--text FILE` and `--tokens N`."""
+    return together(
+        click.option(
+            "--text",
+            "texts",
+            type=click.Path(path_type=Path),
+            multiple=True,
+            metavar="FILE",
+            help="Text to compare on instead of the bundled one; may be repeated.",
+        ),
+        click.option(
+            "--tokens",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Most tokens to compare on. [default: by the model's size, for minutes of work]",
+        ),
+    )(function)
+
+
+def what(function: Command) -> Command:
+    """What the output should be: bits, formats, container, engine."""
+    return together(
+        click.option(
+            "--bits", type=click.IntRange(2, 8), metavar="2..8", help="A good mixture of formats of about so many bits."
+        ),
+        click.option(
+            "--format",
+            "format_name",
+            metavar="NAME",
+            shell_complete=complete_format,
+            help="One format for all linear layers: q4_k, q6_k, iq4_xs, q8_0, int4-g128, int8, fp8 ...",
+        ),
+        click.option(
+            "--rule",
+            "rules",
+            multiple=True,
+            metavar="PATTERN=FORMAT",
+            help="Give the tensors whose names match this format, as in '*down_proj*=q6_k'; may be repeated, "
+            "and the last that matches decides. A pattern may be a regular expression after 're:'.",
+        ),
+        click.option(
+            "--to",
+            "container",
+            type=click.Choice([name for name in CONTAINERS if name != "huggingface"]),
+            help="What to write. [default: gguf; compressed-tensors with --for vllm or transformers]",
+        ),
+        click.option(
+            "--for",
+            "engine",
+            type=click.Choice([engine.name for engine in ENGINES]),
+            metavar="ENGINE",
+            help="The engine that must be able to load the result, checked before the work: "
+            f"{', '.join(engine.name for engine in ENGINES)}.",
+        ),
+    )(function)
+
+
+def gate(function: Command) -> Command:
+    """`--keep` and `--max-kl`: what a PASS needs."""
+    return together(
+        click.option(
+            "--keep",
+            callback=fraction,
+            metavar="97%",
+            help="PASS only with this top-1 agreement with the original, else exit with 1.",
+        ),
+        click.option(
+            "--max-kl",
+            type=click.FloatRange(min=0),
+            metavar="X",
+            help="PASS only up to this mean KL divergence in nats, else exit with 1.",
+        ),
+    )(function)
+
+
+def container_for(container: str | None, output: str | None, engine: str | None) -> str:
+    """What to write when --to does not say: by the output's name, then by the engine, else GGUF.
+
+    Raises
+    ------
+    UsageError
+        If the output is named `.gguf` and --to says something else.
+    """
+    named_gguf = output is not None and output.lower().endswith(".gguf")
+    if container is not None:
+        if named_gguf and container != "gguf":
+            raise UsageError(f"{output} is named as a GGUF file, but --to asks for {container}; rename one of them")
+        return container
+    if named_gguf or engine not in _FOLDER_ENGINES:
+        return "gguf"
+    return "compressed-tensors"
+
+
+class What(TypedDict):
+    """What `what` gives to a command."""
+
+    bits: int | None
+    format_name: str | None
+    rules: tuple[str, ...]
+    container: str | None
+    engine: str | None
+
+
+class Wanted(What):
+    """What `what`, `gate`, `texts` and --no-measure give to a command."""
+
+    keep: float | None
+    max_kl: float | None
+    texts: tuple[Path, ...]
+    tokens: int | None
+    no_measure: bool
+
+
+def plan_options(what: What) -> QuantizeOptions:
+    """Put the options of `plan` into one record; there is nothing to compare."""
+    return QuantizeOptions(
+        bits=what["bits"],
+        format=what["format_name"],
+        rules=what["rules"],
+        container=container_for(what["container"], None, what["engine"]),
+        engine=what["engine"] or "",
+        measure=None,
+    )
+
+
+def quantize_options(output: str, wanted: Wanted) -> QuantizeOptions:
+    """Put the options of `quantize` into one record."""
+    keep, max_kl = wanted["keep"], wanted["max_kl"]
+    return QuantizeOptions(
+        bits=wanted["bits"],
+        format=wanted["format_name"],
+        rules=wanted["rules"],
+        container=container_for(wanted["container"], output, wanted["engine"]),
+        engine=wanted["engine"] or "",
+        gate=Gate(keep=0.0 if keep is None else keep, max_kl=float("inf") if max_kl is None else max_kl),
+        measure=None if wanted["no_measure"] else measure_options(wanted["texts"], wanted["tokens"]),
+    )
+
+
+def measure_options(texts: tuple[Path, ...], tokens: int | None) -> MeasureOptions:
+    """Put what `texts` gave into one record."""
+    return MeasureOptions(texts=texts, tokens=tokens or 0)

@@ -1,0 +1,24 @@
+"""One result on standard output: a card for people, or one JSON object for machines."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console, RenderableType
+
+from halfpint.report import json
+from halfpint.report.layout import WIDEST
+
+
+def console() -> Console:
+    """Standard output as it is now; no wider than a card, and that wide when it is a file or a pipe."""
+    made = Console(highlight=False, soft_wrap=False)
+    made.width = min(made.width, WIDEST) if made.is_terminal else WIDEST
+    return made
+
+
+def emit(as_json: bool, machine: json.Object, card: RenderableType) -> None:
+    """Print one result for whoever reads it."""
+    if as_json:
+        click.echo(json.dumps(machine))
+    else:
+        console().print(card)

@@ -1,0 +1,56 @@
+"""`halfpint quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Unpack
+
+import click
+
+from halfpint.cli import options
+from halfpint.cli.output import emit
+from halfpint.pipeline import verbs
+from halfpint.report import json
+from halfpint.report.planning import plan_card, quantize_card
+from halfpint.report.progress import reporting
+
+GATE_FAILED = 1
+
+
+class _Job(options.Wanted):
+    """What the options of this command give."""
+
+    dry_run: bool
+    as_json: bool
+    log: Path | None
+    events: Path | None
+
+
+@options.command
+@click.argument("model")
+@click.argument("output", metavar="OUT")
+@options.what
+@options.gate
+@options.texts
+@click.option("--no-measure", is_flag=True, help="Skip the comparison with the original at the end.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@options.threads
+@options.as_json
+@options.progress
+@click.pass_context
+def command(context: click.Context, model: str, output: str, **job: Unpack[_Job]) -> None:
+    """Make a smaller checkpoint OUT of MODEL, read it back, and compare it with the original.
+
+    OUT is a file for GGUF and a folder otherwise. It must not exist, and appears only when it is whole. MODEL is
+    never changed. The exit code is 1 when --keep or --max-kl was not met; OUT is there all the same.
+    """
+    wanted = options.quantize_options(output, job)
+    if job["dry_run"]:
+        planned = verbs.plan(model, wanted)
+        emit(job["as_json"], json.plan(planned), plan_card(planned, model))
+        return
+    with reporting(job["log"], job["events"]) as progress:
+        result = verbs.quantize(model, output, wanted, progress)
+    emit(job["as_json"], json.quantized(result), quantize_card(result, model))
+    if result.verdict == "FAIL":
+        context.exit(GATE_FAILED)

@@ -1,0 +1,99 @@
+"""How to choose the next token: options that `generate` and `chat` share."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import click
+
+from halfpint.cli.options import Command, together
+from halfpint.pipeline.options import GenerateOptions
+
+_DEFAULTS = GenerateOptions()
+
+
+class Sampling(TypedDict):
+    """What `sampling` gives to a command."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int
+
+
+def sampling(function: Command) -> Command:
+    """Options of sampling, with the defaults of `GenerateOptions`."""
+    return together(
+        click.option(
+            "--max-tokens",
+            type=click.IntRange(min=1),
+            default=_DEFAULTS.max_tokens,
+            show_default=True,
+            metavar="N",
+            help="Most new tokens.",
+        ),
+        click.option(
+            "--temperature",
+            type=click.FloatRange(min=0),
+            default=_DEFAULTS.temperature,
+            show_default=True,
+            metavar="X",
+            help="How far from the likeliest token; 0 always takes it.",
+        ),
+        click.option(
+            "--top-k",
+            type=click.IntRange(min=0),
+            default=_DEFAULTS.top_k,
+            show_default=True,
+            metavar="N",
+            help="Choose among so many likeliest tokens; 0 for all.",
+        ),
+        click.option(
+            "--top-p",
+            type=click.FloatRange(0, 1, min_open=True),
+            default=_DEFAULTS.top_p,
+            show_default=True,
+            metavar="X",
+            help="Choose among the likeliest tokens that hold so much of the probability.",
+        ),
+        click.option(
+            "--min-p",
+            type=click.FloatRange(0, 1),
+            default=_DEFAULTS.min_p,
+            show_default=True,
+            metavar="X",
+            help="Leave out tokens less likely than this fraction of the likeliest.",
+        ),
+        click.option(
+            "--repetition-penalty",
+            type=click.FloatRange(min=0, min_open=True),
+            default=_DEFAULTS.repetition_penalty,
+            show_default=True,
+            metavar="X",
+            help="Above 1, tokens that were there already become less likely.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=_DEFAULTS.seed,
+            show_default=True,
+            metavar="N",
+            help="The same seed gives the same text.",
+        ),
+    )(function)
+
+
+def generate_options(chosen: Sampling) -> GenerateOptions:
+    """Put what `sampling` gave into one record."""
+    return GenerateOptions(
+        max_tokens=chosen["max_tokens"],
+        temperature=chosen["temperature"],
+        top_k=chosen["top_k"],
+        top_p=chosen["top_p"],
+        min_p=chosen["min_p"],
+        repetition_penalty=chosen["repetition_penalty"],
+        seed=chosen["seed"],
+    )
