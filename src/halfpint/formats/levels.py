@@ -179,7 +179,7 @@ def _quantizer(table: FloatArray) -> search.Quantize:
 
 
 # (smallest, step) of sixteen scales to try, as parts of that which just holds the largest magnitude.
-_NF4_GRID = (0.6, 1.045)
+_NF4_GRID = (0.7, 1.05)
 _NVFP4_GRID = (0.72, 1.055)
 _GRID_COUNT = 16
 _STEPS = (-0.5, -0.25, 0.25, 0.5)
