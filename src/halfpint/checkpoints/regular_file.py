@@ -56,9 +56,13 @@ class RegularFile:
             If the file does not hold them.
         """
         self._check(offset, count, what)
-        buffer = bytearray(count)
-        self._fill(memoryview(buffer), offset, what)
-        return bytes(buffer)
+        pieces: list[bytes] = []
+        done = 0
+        while done < count:
+            # One piece nearly always, which is then handed on without a copy.
+            pieces.append(self._read_some(offset + done, count - done, what))
+            done += len(pieces[-1])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic], what: str) -> Array:
         """Read a C-contiguous array stored at `offset`, straight into its memory.
@@ -106,15 +110,27 @@ class RegularFile:
             try:
                 got = os.preadv(self._descriptor, [buffer[done : done + _LARGEST_READ]], offset + done)
             except OSError as error:
-                raise CheckpointError(
-                    f"{what}: reading {self.path.name} at byte {offset + done} failed: {error.strerror}"
-                ) from error
+                raise self._failure(offset + done, what, error.strerror) from error
             if got == 0:
-                raise CheckpointError(
-                    f"{what}: {self.path.name} ends at byte {offset + done}, though it had {self.size} bytes "
-                    "when it was opened; it was cut short meanwhile"
-                )
+                raise self._failure(offset + done, what, None)
             done += got
+
+    def _read_some(self, offset: int, count: int, what: str) -> bytes:
+        try:
+            piece = os.pread(self._descriptor, min(count, _LARGEST_READ), offset)
+        except OSError as error:
+            raise self._failure(offset, what, error.strerror) from error
+        if not piece:
+            raise self._failure(offset, what, None)
+        return piece
+
+    def _failure(self, offset: int, what: str, reason: str | None) -> CheckpointError:
+        if reason is not None:
+            return CheckpointError(f"{what}: reading {self.path.name} at byte {offset} failed: {reason}")
+        return CheckpointError(
+            f"{what}: {self.path.name} ends at byte {offset}, though it had {self.size} bytes when it was opened; "
+            "it was cut short meanwhile"
+        )
 
 
 def _cannot_open(path: Path, error: OSError | ValueError) -> CheckpointError:
