@@ -5,6 +5,7 @@ The order is that of Hugging Face's `generate`: repetition penalty, temperature,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,7 @@ def keep_min_p(logits: FloatArray, share: float) -> FloatArray:
     """Keep tokens with at least `share` times the largest probability."""
     if share <= 0.0:
         return logits
-    return np.where(logits < logits.max() + np.log(np.float32(share)), np.float32(-np.inf), logits)
+    return np.where(logits < float(logits.max()) + math.log(share), np.float32(-np.inf), logits)
 
 
 def choose(
