@@ -109,7 +109,7 @@ def _sizes(bytes_at: Mapping[str, int]) -> RenderableType:
                 " or ".join(fits) if fits else "more than one machine",
             )
         )
-    return table(("precision", "size", "<" + " " * _BAR_COLUMNS, "<fits"), rows, wide=(3,))
+    return table(("precision", "size", "<" + " " * _BAR_COLUMNS, "<fits"), rows, folded={3: None})
 
 
 def _every_tensor(tensors: Sequence[TensorSpec]) -> RenderableType:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -15,6 +16,7 @@ from halfpint.report.words import printable
 WIDEST = 100
 """No card is wider than this many columns, however wide the terminal."""
 
+_FIRST: Mapping[int, int | None] = MappingProxyType({0: None})
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -36,26 +38,30 @@ def margin(part: RenderableType) -> Padding:
 
 def facts(rows: Iterable[Sequence[str | Text]]) -> Padding:
     """Lines of a label, a value and an optional remark, in columns."""
+    lines = [[text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    columns = max((len(line) for line in lines), default=0)
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="cyan", no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_column(style="dim", overflow="fold")
-    for row in rows:
-        cells = [text(cell) if isinstance(cell, str) else cell for cell in row]
-        grid.add_row(*cells, *([Text("")] * (3 - len(cells))))
+    for position in range(columns):
+        style = ("cyan", "", "dim")[position]
+        grid.add_column(style=style, no_wrap=position == 0, overflow="fold")
+    for line in lines:
+        grid.add_row(*line)
     return margin(grid)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], wide: Sequence[int] = (0,)) -> Padding:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str | Text]], folded: Mapping[int, int | None] = _FIRST
+) -> Padding:
     """A table with one rule under its head.
 
     Parameters
     ----------
     columns : sequence of str
         Heads; one that begins with `<` is set left, others to the right.
-    rows : iterable of rows
-    wide : sequence of int
-        Columns that may be folded when there is no room; the others stay whole.
+    rows : sequence of rows
+    folded : mapping of int to int
+        Columns that are folded when there is no room, and those with a number always to so many columns; the others
+        stay whole.
     """
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False, header_style="cyan")
     for position, head in enumerate(columns):
@@ -63,8 +69,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], wide: Se
         made.add_column(
             text(head.removeprefix("<")),
             justify="left" if left else "right",
-            no_wrap=position not in wide,
+            no_wrap=position not in folded,
             overflow="fold",
+            max_width=folded.get(position),
         )
     for row in rows:
         made.add_row(*(text(cell) if isinstance(cell, str) else cell for cell in row))

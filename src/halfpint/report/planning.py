@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -17,6 +17,7 @@ from halfpint.report.quality import ERROR_NOTE, quality_facts
 
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNMEASURED": "bold yellow"}
 _WORST = 5
+_REASON_COLUMNS = 22
 
 
 def plan_card(planned: PlanResult, name: str, every_tensor: bool = False) -> Group:
@@ -24,7 +25,7 @@ def plan_card(planned: PlanResult, name: str, every_tensor: bool = False) -> Gro
     plan = planned.plan
     parts: list[RenderableType] = [
         heading(f"Plan for {name}", f"{plan.container}, nothing is written yet"),
-        _tensors(plan.tensors, every_tensor),
+        *_tensors(plan.tensors, every_tensor),
     ]
     if plan.dropped:
         parts.append(remark("\n".join(f"left out: {left}, {reason}" for left, reason in plan.dropped)))
@@ -36,22 +37,32 @@ def plan_card(planned: PlanResult, name: str, every_tensor: bool = False) -> Gro
     return card(*parts)
 
 
-def _tensors(tensors: Sequence[PlannedTensor], every_tensor: bool) -> RenderableType:
+def _tensors(tensors: Sequence[PlannedTensor], every_tensor: bool) -> list[RenderableType]:
+    """The table, and under it the notes that its marks stand for."""
+    notes = {note: place for place, note in enumerate(dict.fromkeys(t.note for t in tensors if t.note), start=1)}
     if every_tensor:
-        rows = [(t.name, _format(t), _why(t), size(t.nbytes)) for t in tensors]
-        return table(("<tensor", "<format", "<decided by", "size"), rows, wide=(0, 2))
-    groups = group(tensors, lambda t: t.name, lambda t: (t.format, t.rule, t.solver, t.note))
-    grouped = [
-        (
-            members.label,
-            str(len(members.rows)),
-            _format(members.rows[0]),
-            _why(members.rows[0]),
-            size(sum(t.nbytes for t in members.rows)),
-        )
-        for members in groups
-    ]
-    return table(("<tensors", "count", "<format", "<decided by", "size"), grouped, wide=(0, 3))
+        rows = [(t.name, _format(t), _why(t, notes), size(t.nbytes)) for t in tensors]
+        made = [table(("<tensor", "<format", "<decided by", "size"), rows, folded={0: None, 2: _REASON_COLUMNS})]
+    else:
+        groups = group(tensors, lambda t: t.name, lambda t: (t.format, t.rule, t.solver, t.note))
+        grouped = [
+            (
+                members.label,
+                str(len(members.rows)),
+                _format(members.rows[0]),
+                _why(members.rows[0], notes),
+                size(sum(t.nbytes for t in members.rows)),
+            )
+            for members in groups
+        ]
+        made = [
+            table(
+                ("<tensors", "count", "<format", "<decided by", "size"), grouped, folded={0: None, 3: _REASON_COLUMNS}
+            )
+        ]
+    if notes:
+        made.append(remark("\n".join(f"[{place}] {note}" for note, place in notes.items())))
+    return [*made]
 
 
 def _format(tensor: PlannedTensor) -> str:
@@ -60,10 +71,10 @@ def _format(tensor: PlannedTensor) -> str:
     return tensor.format.name
 
 
-def _why(tensor: PlannedTensor) -> Text:
+def _why(tensor: PlannedTensor, notes: Mapping[str, int]) -> Text:
     # The preset's rules end in the format's name, which the column before this one says already.
     reason = text(tensor.rule.removesuffix(f": {_format(tensor)}"))
-    return reason.append_text(text(f"; {tensor.note}", "yellow")) if tensor.note else reason
+    return reason.append_text(text(f" [{notes[tensor.note]}]", "yellow")) if tensor.note else reason
 
 
 def _sizes(plan: Plan, original_bytes: int) -> list[tuple[str, str, str]]:

@@ -58,15 +58,17 @@ def _size_facts(found: Measurement) -> list[tuple[str, str, str]]:
 _SOURCE_HEADS = ("<text", "tokens", "KL divergence", "top-1 agreement", "perplexity ratio")
 
 
-def _source_rows(found: Measurement) -> Iterable[Sequence[str]]:
-    for source, part in found.by_source.items():
-        yield (
+def _source_rows(found: Measurement) -> Sequence[Sequence[str]]:
+    return [
+        (
             source,
             count(part.tokens),
             with_error(part.kl_mean, part.kl_mean_stderr),
             percent(part.top1_agreement, part.top1_agreement_stderr),
             with_error(part.perplexity_ratio, part.perplexity_ratio_stderr),
         )
+        for source, part in found.by_source.items()
+    ]
 
 
 def _by_source(found: Measurement) -> RenderableType:
