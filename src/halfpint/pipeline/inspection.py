@@ -82,7 +82,7 @@ class Rounding:
     relative_error : float
         Root of sum (weight - decoded)^2 / sum weight^2.
     step : float
-        Median distance of neighbouring levels; 0 when the format has no even step.
+        Of the even grid whose rounding would make the same error: the root of 12 times the mean squared error.
     examples : tuple of float
         What the example values become.
     """
@@ -203,12 +203,10 @@ def _rounding(weight: FloatArray, name: str, places: tuple[tuple[int, int], ...]
     decoded = kernels.decode(kernels.encode(weight, fmt))
     norm = float(np.square(weight, dtype=np.float64).sum())
     error = float(np.square(weight - decoded, dtype=np.float64).sum())
-    levels = np.unique(decoded[0])
-    gaps = np.diff(levels)
     return Rounding(
         format=fmt.name,
         bits_per_weight=fmt.bits_per_weight,
         relative_error=(error / norm) ** 0.5 if norm > 0 else 0.0,
-        step=float(np.median(gaps)) if len(gaps) else 0.0,
+        step=(12 * error / weight.size) ** 0.5,
         examples=tuple(float(decoded[place]) for place in places),
     )

@@ -193,6 +193,6 @@ def _roundings(view: TensorView) -> RenderableType:
 
 def _examples(view: TensorView) -> RenderableType:
     places = [f"[{row},{column}]" for row, column in view.example_at]
-    rows: list[list[str | Text]] = [["as stored", *(f"{value:+.4g}" for value in view.examples)]]
-    rows += [[item.format, *(f"{value:+.4g}" for value in item.examples)] for item in view.roundings]
+    rows: list[list[str | Text]] = [["as stored", *(f"{value:+#.4g}" for value in view.examples)]]
+    rows += [[item.format, *(f"{value:+#.4g}" for value in item.examples)] for item in view.roundings]
     return table(("<weight", *places), rows)
