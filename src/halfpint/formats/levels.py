@@ -231,8 +231,10 @@ def _encode_nvfp4(groups: search.Groups) -> tuple[FloatArray, dict[str, Array]]:
         return limited.astype(_SCALES["nvfp4"])
 
     def store(scale: FloatArray) -> FloatArray:
-        stored: FloatArray = inner(scale).astype(np.float32) / outer * inverse
-        return stored
+        # A group far smaller than the tensor's largest rounds to zeros, under any scale that is as large as this.
+        with np.errstate(over="ignore"):
+            stored = inner(scale).astype(np.float32) / outer * inverse
+        return np.minimum(stored, np.float32(2.0**64))
 
     best = _search(groups, NVFP4.table, store, _NVFP4_GRID)
     return best.scale, {"scales": inner(best.scale), "global_scale": np.array([outer], dtype=np.float32)}

@@ -69,7 +69,7 @@ def encode(weight: FloatArray, fmt: Plain, importance: Array | None) -> Mapping[
         If a value is too large for the format (f16 ends at 65504): a silent infinity would be worse.
     """
     with np.errstate(over="ignore"):
-        values = weight.astype(fmt.dtype)
+        values = weight.astype(fmt.dtype, order="C")
     if fmt.bits == 16 and not np.isfinite(values.astype(np.float32)).all():
         largest = float(np.abs(weight).max())
         wider = "bf16 or f32" if fmt == F16 else "f32"
