@@ -183,4 +183,4 @@ def test_every_format_goes_through_and_says_how(fmt):
     for name, part in expected.parts.items():
         assert np.array_equal(quantized.parts[name], part)
     assert np.array_equal(kernels.decode(quantized), formats.decode(expected))
-    assert ("native" in kernels.explain(fmt)) == (fmt.name in kernels.NATIVE_FORMATS)
+    assert ("native" in kernels.explain(fmt)) == kernels.is_native(fmt) == (fmt.name in kernels.NATIVE_FORMATS)

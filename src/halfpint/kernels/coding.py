@@ -31,9 +31,14 @@ _TARGETS = MappingProxyType(
 )
 
 
+def is_native(fmt: Format) -> bool:
+    """Whether native code encodes and decodes the format."""
+    return fmt.name in NATIVE_FORMATS
+
+
 def explain(fmt: Format) -> str:
     """Say what encodes and decodes a format here, such as `q4_k: native, avx512`."""
-    if fmt.name in NATIVE_FORMATS:
+    if is_native(fmt):
         return f"{fmt.name}: native, {_native.encode_isa()}"
     return f"{fmt.name}: NumPy"
 
