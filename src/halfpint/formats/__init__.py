@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from halfpint.errors import NonFiniteError, ShapeError, UnsupportedError, UsageError
+from halfpint.errors import NonFiniteError, ShapeError, UnsupportedError
 from halfpint.formats import affine, float8, ggml, levels, plain
+from halfpint.formats.ggml.importance import check_importance
 from halfpint.tensors import Array, FloatArray, Format, QuantizedTensor
 
-__all__ = ["CODECS", "FORMATS", "Codec", "by_name", "check_finite", "check_importance", "decode", "encode"]
+__all__ = ["CODECS", "FORMATS", "Codec", "by_name", "check_finite", "decode", "encode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +79,6 @@ def check_finite(weight: Array) -> None:
         raise NonFiniteError(f"value {weight[index]} at index {list(index)}; mend or replace the checkpoint")
 
 
-def check_importance(importance: Array | None, shape: tuple[int, int]) -> None:
-    """Refuse weights of the squared error that make no sense: of another shape, not finite, or negative.
-
-    Raises
-    ------
-    UsageError
-        Saying which.
-    """
-    if importance is None:
-        return
-    if importance.shape not in ((shape[1],), shape):
-        raise UsageError(
-            f"importance of shape {list(importance.shape)} for a weight of shape {list(shape)}; "
-            f"give one number for each column, or for each element"
-        )
-    if not np.isfinite(importance).all():
-        raise UsageError("importance that is not finite; calibrate again on other text")
-    if (importance < 0).any():
-        raise UsageError("negative importance; squared errors have weights of 0 or more")
-
-
 def encode(weight: FloatArray, fmt: Format, importance: Array | None = None) -> QuantizedTensor:
     """Put a weight into a format, with its scales chosen to keep the weighted squared error small.
 
@@ -119,19 +99,17 @@ def encode(weight: FloatArray, fmt: Format, importance: Array | None = None) -> 
     Raises
     ------
     ShapeError
-        If the format cannot hold this shape.
+        If the format cannot hold this shape, or the importance has another.
     NonFiniteError
-        If a weight is NaN or infinite.
-    UsageError
-        If the importance has another shape, is not finite, or negative.
+        If a weight is NaN or infinite, or an importance is, or is negative.
     """
     rows, columns = weight.shape
     refusal = fmt.refusal(rows, columns)
     if refusal is not None:
         raise ShapeError(refusal)
     check_finite(weight)
-    check_importance(importance, (rows, columns))
-    parts = CODECS[type(fmt)].encode(weight, fmt, importance)
+    checked = check_importance(importance, (rows, columns))
+    parts = CODECS[type(fmt)].encode(weight, fmt, checked)
     return QuantizedTensor(fmt, (rows, columns), MappingProxyType(dict(parts)))
 
 

@@ -233,8 +233,8 @@ def _encode_nvfp4(groups: search.Groups) -> tuple[FloatArray, dict[str, Array]]:
     def store(scale: FloatArray) -> FloatArray:
         # A group far smaller than the tensor's largest rounds to zeros, under any scale that is as large as this.
         with np.errstate(over="ignore"):
-            stored = inner(scale).astype(np.float32) / outer * inverse
-        return np.minimum(stored, np.float32(2.0**64))
+            stored: FloatArray = np.minimum(inner(scale).astype(np.float32) / outer * inverse, np.float32(2.0**64))
+        return stored
 
     best = _search(groups, NVFP4.table, store, _NVFP4_GRID)
     return best.scale, {"scales": inner(best.scale), "global_scale": np.array([outer], dtype=np.float32)}
