@@ -21,12 +21,17 @@ import tokenizers
 
 from halfpint.checkpoints import pretokenizers
 from halfpint.checkpoints.gguf_metadata import GgufValue, ValueType, array, boolean, text, texts, uint32
-from halfpint.checkpoints.sentencepiece import METASPACE, scores_of_merges, space_prefix
+from halfpint.checkpoints.sentencepiece import METASPACE, SpacePrefix, scores_of_merges, space_prefix
 from halfpint.checkpoints.tokenizer_files import SpecialTokens, TokenizerFiles, read_tokenizer_files
 from halfpint.errors import CheckpointError, UnsupportedError
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 """How SentencePiece spells the token of one byte."""
+
+SPACE_PREFIX_KEY = "halfpint.space_prefix"
+"""Our own key, for what `tokenizer.ggml.add_space_prefix` cannot say: a `SpacePrefix`."""
+
+_GGUF_PREFIXES = (SpacePrefix.ALWAYS, SpacePrefix.NEVER)
 
 LARGEST_VOCABULARY = 1 << 19
 """Tokens; the largest vocabularies of known families have half of that."""
@@ -83,7 +88,7 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Ggu
         raise UnsupportedError(
             f"GGUF cannot say a {model.get('type')} tokenizer with its options; only BPE is written to GGUF"
         )
-    vocabulary = _vocabulary(spelled, files, config)
+    vocabulary = _vocabulary(spelled, config)
     if _is_byte_level(spelled):
         keys = _byte_level_keys(spelled, vocabulary)
     else:
@@ -96,7 +101,7 @@ def _template_keys(files: TokenizerFiles) -> dict[str, GgufValue]:
     return {} if files.chat_template is None else {"tokenizer.chat_template": text(files.chat_template)}
 
 
-def _vocabulary(spelled: Mapping[str, Any], files: TokenizerFiles, config: Mapping[str, Any]) -> _Vocabulary:
+def _vocabulary(spelled: Mapping[str, Any], config: Mapping[str, Any]) -> _Vocabulary:
     by_id = {token_id: token for token, token_id in spelled["model"]["vocab"].items()}
     added = {entry["id"]: entry for entry in spelled.get("added_tokens") or ()}
     by_id |= {token_id: entry["content"] for token_id, entry in added.items()}
@@ -111,11 +116,12 @@ def _vocabulary(spelled: Mapping[str, Any], files: TokenizerFiles, config: Mappi
     if count > LARGEST_VOCABULARY:
         raise CheckpointError(f"a vocabulary of {count} tokens; more than {LARGEST_VOCABULARY} are not written")
     tokens, types = [], []
+    unknown = spelled["model"].get("unk_token")
     bytes_are_tokens = not _is_byte_level(spelled)  # else they are spelled as letters
     for token_id in range(count):
         token, kind = _token(by_id.get(token_id), added.get(token_id), token_id)
         tokens.append(token)
-        if token_id == files.special.unk_id:
+        if token == unknown:
             kind = TokenType.UNKNOWN
         elif kind is TokenType.NORMAL and bytes_are_tokens and BYTE_TOKEN.fullmatch(token):
             kind = TokenType.BYTE
@@ -168,7 +174,8 @@ def _sentencepiece_keys(spelled: Mapping[str, Any], vocabulary: _Vocabulary) -> 
         "tokenizer.ggml.pre": text("default"),
         "tokenizer.ggml.tokens": texts(vocabulary.tokens, "tokenizer.ggml.tokens"),
         "tokenizer.ggml.scores": array(scores, ValueType.FLOAT32),
-        "tokenizer.ggml.add_space_prefix": boolean(prefix),
+        "tokenizer.ggml.add_space_prefix": boolean(prefix is not SpacePrefix.NEVER),
+        **({} if prefix in _GGUF_PREFIXES else {SPACE_PREFIX_KEY: text(prefix)}),
     }
 
 

@@ -9,6 +9,7 @@ complete and in the order of the tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,30 @@ METASPACE = "▁"
 MOST_CUTS = 4_000_000
 """Ways to cut all tokens in two, which bounds the time to rank them; the largest vocabulary has half of it."""
 
+
+class SpacePrefix(StrEnum):
+    """When a space is put before a text.
+
+    GGUF knows the first two, which are SentencePiece's. The others are what transformers makes of them in some
+    models; llama.cpp reads those as `always`, and differs where a text begins with a space or follows a special token.
+    """
+
+    ALWAYS = "always"
+    NEVER = "never"
+    MISSING = "missing"
+    """Unless it begins with one."""
+    FIRST_MISSING = "first missing"
+    """Unless it begins with one or stands after a special token."""
+
+
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": METASPACE}
 _PREPEND = {"type": "Prepend", "prepend": METASPACE}
 # Cutting at spaces after all of them were replaced cuts nothing.
 _NO_CUT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
-def space_prefix(spelled: Mapping[str, Any]) -> bool:
-    """Whether a tokenizer.json that works like SentencePiece puts a space before texts.
+def space_prefix(spelled: Mapping[str, Any]) -> SpacePrefix:
+    """When a tokenizer.json that works like SentencePiece puts a space before a text.
 
     Raises
     ------
@@ -41,7 +58,7 @@ def space_prefix(spelled: Mapping[str, Any]) -> bool:
     steps = normalizer["normalizers"] if normalizer.get("type") == "Sequence" else [normalizer]
     steps = [step for step in steps if step]
     if pre_tokenizer in ({}, _NO_CUT) and steps in ([_PREPEND, _REPLACE], [_REPLACE]):
-        return len(steps) == 2
+        return SpacePrefix.ALWAYS if len(steps) == 2 else SpacePrefix.NEVER
     if not steps and pre_tokenizer.get("type") == "Metaspace":
         return _metaspace_prefix(spelled, pre_tokenizer)
     raise UnsupportedError(
@@ -50,7 +67,7 @@ def space_prefix(spelled: Mapping[str, Any]) -> bool:
     )
 
 
-def _metaspace_prefix(spelled: Mapping[str, Any], step: Mapping[str, Any]) -> bool:
+def _metaspace_prefix(spelled: Mapping[str, Any], step: Mapping[str, Any]) -> SpacePrefix:
     if step.get("replacement") != METASPACE:
         raise UnsupportedError(f"GGUF writes spaces as {METASPACE}, this tokenizer as {step.get('replacement')!r}")
     if step.get("split", True) and any(METASPACE in token[1:] for token in spelled["model"]["vocab"]):
@@ -58,9 +75,8 @@ def _metaspace_prefix(spelled: Mapping[str, Any], step: Mapping[str, Any]) -> bo
             "this tokenizer cuts texts at every space though it has tokens with a space inside; "
             "llama.cpp would join them: choose another container"
         )
-    # llama.cpp puts the space before every piece between special tokens, as `always` does; with `first`, which puts it
-    # before the text alone, a text after a special token reads differently there.
-    return step.get("prepend_scheme") in ("always", "first")
+    schemes = {"always": SpacePrefix.MISSING, "first": SpacePrefix.FIRST_MISSING, "never": SpacePrefix.NEVER}
+    return schemes[step["prepend_scheme"]]
 
 
 def scores_of_merges(

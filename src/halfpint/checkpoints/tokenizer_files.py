@@ -139,6 +139,8 @@ def _special_tokens(
     ends = [_named_id(tokenizer, named, "eos_token")]
     ends += [*_ids(generation, "eos_token_id", size), *_ids(config, "eos_token_id", size)]
     eos_ids = tuple(dict.fromkeys(token for token in ends if token is not None))
+    unknown = getattr(tokenizer.model, "unk_token", None)  # what the tokenizer really gives for the unknown
+    named = named if unknown is None else {**named, "unk_token": unknown}
     return SpecialTokens(single("bos"), eos_ids, _named_id(tokenizer, named, "unk_token"), single("pad"))
 
 

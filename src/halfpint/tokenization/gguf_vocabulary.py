@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from halfpint.checkpoints import pretokenizers
 from halfpint.checkpoints.gguf_metadata import Metadata
-from halfpint.checkpoints.gguf_tokenizer import BYTE_TOKEN, LARGEST_VOCABULARY, TokenType
-from halfpint.checkpoints.sentencepiece import METASPACE, merges_of_scores
+from halfpint.checkpoints.gguf_tokenizer import BYTE_TOKEN, LARGEST_VOCABULARY, SPACE_PREFIX_KEY, TokenType
+from halfpint.checkpoints.sentencepiece import METASPACE, SpacePrefix, merges_of_scores
 from halfpint.checkpoints.tokenizer_files import LARGEST_TEMPLATE, SpecialTokens
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.tokenization.tokenizer import Tokenizer
@@ -198,12 +198,36 @@ def _sentencepiece(metadata: Metadata, vocabulary: _Vocabulary, special: Special
             byte_fallback=bool(single_bytes),
         )
     )
-    prefix = _flag(metadata, "add_space_prefix", True)
-    escape = normalizers.Replace(" ", METASPACE)
-    model.normalizer = normalizers.Sequence([normalizers.Prepend(METASPACE), escape]) if prefix else escape
+    prefix = _space_prefix(metadata)
+    _put_spaces(model, prefix)
     unescape = [decoders.Replace(METASPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    model.decoder = decoders.Sequence([*unescape, decoders.Strip(" ", 1, 0)] if prefix else unescape)
+    if prefix is not SpacePrefix.NEVER:
+        unescape.append(decoders.Strip(" ", 1, 0))
+    model.decoder = decoders.Sequence(unescape)
     return model
+
+
+def _space_prefix(metadata: Metadata) -> SpacePrefix:
+    said = metadata.text(SPACE_PREFIX_KEY)
+    if said is None:
+        return SpacePrefix.ALWAYS if _flag(metadata, "add_space_prefix", True) else SpacePrefix.NEVER
+    try:
+        return SpacePrefix(said)
+    except ValueError:
+        raise UnsupportedError(f"{metadata.file}: {SPACE_PREFIX_KEY} is {said[:80]!r}, which is unknown") from None
+
+
+def _put_spaces(model: tokenizers.Tokenizer, prefix: SpacePrefix) -> None:
+    escape = normalizers.Replace(" ", METASPACE)
+    match prefix:
+        case SpacePrefix.NEVER:
+            model.normalizer = escape
+        case SpacePrefix.ALWAYS:
+            model.normalizer = normalizers.Sequence([normalizers.Prepend(METASPACE), escape])
+        case SpacePrefix.MISSING:
+            model.pre_tokenizer = pre_tokenizers.Metaspace(METASPACE, prepend_scheme="always", split=False)
+        case SpacePrefix.FIRST_MISSING:
+            model.pre_tokenizer = pre_tokenizers.Metaspace(METASPACE, prepend_scheme="first", split=False)
 
 
 def _add_special(model: tokenizers.Tokenizer, vocabulary: _Vocabulary) -> None:
