@@ -15,7 +15,7 @@ from halfpint.checkpoints.safetensors_file import SafetensorsLayout, Safetensors
 from halfpint.checkpoints.safetensors_header import DTYPES
 from halfpint.checkpoints.shards import INDEX_NAME, SINGLE_NAME, is_plain_name
 from halfpint.checkpoints.side_files import CONFIG_NAME, read_side_file, side_files
-from halfpint.checkpoints.staging import Staging, check_apart
+from halfpint.checkpoints.staging import Staging, check_apart, check_room
 from halfpint.errors import CheckpointError, UsageError
 from halfpint.formats.plain import Plain
 from halfpint.tensors import Array, QuantizedTensor
@@ -188,6 +188,7 @@ class FolderWriter:
         (self._staging.path / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     def _open_files(self, layouts: Mapping[str, SafetensorsLayout]) -> None:
+        check_room(self._staging.path, sum(layout.size for layout in layouts.values()))
         for file_name, layout in layouts.items():
             writer = SafetensorsWriter(self._staging.path / file_name, layout)
             self._files.update(dict.fromkeys(layout.entries, writer))

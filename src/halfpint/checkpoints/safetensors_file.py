@@ -17,6 +17,7 @@ from halfpint.checkpoints.safetensors_header import (
     parse_header,
     serialize_header,
 )
+from halfpint.checkpoints.staging import check_room
 from halfpint.errors import CheckpointError, RoomError, UsageError
 from halfpint.tensors import Array
 
@@ -135,14 +136,17 @@ class SafetensorsWriter:
     def __init__(self, path: Path, layout: SafetensorsLayout) -> None:
         self.path = path
         self._layout = layout
+        check_room(path.parent, layout.size)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             if layout.size:
-                # Asked for at once, so that a full disk is told before the work and not at its end.
+                # Reserved at once, so that a disk that others fill meanwhile is told now and not at the end.
                 os.posix_fallocate(self._descriptor, 0, layout.size)
             self._put(layout.header, 0)
         except OSError as error:
             self.close()
+            # What was reserved before the reservation failed would go on filling the disk.
+            path.unlink(missing_ok=True)
             raise _no_room(path, error) from error
 
     def write_bytes(self, name: str, offset: int, values: Array) -> None:

@@ -12,7 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
-from halfpint.errors import CheckpointError, UsageError
+from halfpint.errors import CheckpointError, RoomError, UsageError
 
 
 class Staging:
@@ -137,6 +137,25 @@ def check_apart(target: Path, source: Path) -> None:
     target, source = target.resolve(), source.resolve()
     if target == source or source in target.parents or target in source.parents:
         raise UsageError(f"the output {target} would lie in or over the source {source}; give another place")
+
+
+def check_room(folder: Path, nbytes: int) -> None:
+    """Refuse an output that the disk cannot hold, before any of it is written.
+
+    Reserving the space and failing would fill the disk for everybody else first.
+
+    Raises
+    ------
+    RoomError
+        Saying how many bytes are free, and how many are needed.
+    """
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if nbytes > free:
+        raise RoomError(
+            f"the output needs {nbytes} bytes and {folder} has {free} free; free some space, "
+            "give another place, or choose fewer bits"
+        )
 
 
 def _remove_stale(target: Path) -> None:
