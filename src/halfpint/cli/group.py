@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,15 @@ class LazyGroup(click.Group):
             ctx.exit()
         return super().parse_args(ctx, args)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Parse; a pipe that closes while the help is printed is no fault either."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError as error:
+            raise explain(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; with --traceback an error also prints where it came from."""
         try:
@@ -128,7 +138,8 @@ class LazyGroup(click.Group):
             ended = explain(error)
             if ended.code == NOBODY_READS:
                 # The interpreter would complain when it flushes standard output at the end.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                with suppress(OSError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             else:
                 click.echo(f"halfpint: {ended.message}", err=True)
             sys.exit(ended.code)

@@ -8,11 +8,11 @@ from typing import Any, TypedDict, TypeVar
 
 import click
 
-from halfpint import kernels
 from halfpint.checkpoints import CONTAINERS
 from halfpint.cli.group import TRACEBACK
 from halfpint.errors import UsageError
 from halfpint.formats import FORMATS
+from halfpint.kernels import machine
 from halfpint.pipeline.options import Gate, MeasureOptions, QuantizeOptions
 from halfpint.planning.engines import ENGINES
 
@@ -27,7 +27,7 @@ def _remember_traceback(context: click.Context, _parameter: click.Parameter, val
 
 def _use_threads(_context: click.Context, _parameter: click.Parameter, value: int | None) -> None:
     if value is not None:
-        kernels.set_thread_count(value)
+        machine.set_thread_count(value)
 
 
 def fraction(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:

@@ -83,8 +83,8 @@ def with_error(mean: float, stderr: float) -> str:
 
 def percent(fraction: float, stderr: float | None = None) -> str:
     """A fraction as a percentage: `95.6 %`, `95.63 ± 0.31 %`."""
-    if stderr is None:
-        return f"{significant(100 * fraction)} %"
+    if stderr is None or math.isnan(stderr):
+        return f"{significant(100 * fraction)} %{'' if stderr is None else ' ± unknown'}"
     return f"{with_error(100 * fraction, 100 * stderr)} %"
 
 

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from halfpint import errors
+from halfpint.cli import COMMANDS, group, main
+
+HEAVY = ("numpy", "scipy", "rich", "jinja2", "tokenizers", "ml_dtypes", "safetensors")
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, arguments)
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys, halfpint.cli\n"
+        "try:\n    halfpint.cli.main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "quantize" in done.stdout
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    program = f"import sys, halfpint\nassert not [name for name in {HEAVY!r} if name in sys.modules]"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_without_arguments_it_shows_the_help():
+    assert run().output == run("--help").output
+    assert run().exit_code == 0
+
+
+def test_the_version():
+    assert run("--version").output.strip().startswith("halfpint, version ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_module_and_help(name):
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: main {name}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_does(name):
+    command = main.get_command(click.Context(main), name)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+def test_a_mistyped_command_is_guessed():
+    result = run("quantise", "demo", "out.gguf")
+    assert result.exit_code == 2
+    assert "do you mean quantize?" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("inspect",), "Missing argument 'MODEL'"),
+        (("plan", "demo", "--fit", "8GB"), "No such option"),
+        (("plan", "demo", "--bits", "9"), "--bits"),
+        (("plan", "demo", "--to", "mlx"), "--to"),
+        (("quantize", "demo", "out", "--keep", "ninety"), "write 97% or 0.97"),
+        (("quantize", "demo", "out", "--keep", "97"), "write 97% or 0.97"),
+        (("measure", "demo"), "--against"),
+        (("plan", "demo", "--threads", "0"), "--threads"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(arguments, words):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert words in result.stderr
+    assert result.stderr.startswith("halfpint: error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (errors.HalfpintError("x"), 3),
+        (errors.UsageError("x"), 2),
+        (errors.ShapeError("x"), 2),
+        (errors.CheckpointError("x"), 3),
+        (errors.UnsupportedError("x"), 2),
+        (errors.NonFiniteError("x"), 3),
+        (errors.VerificationError("x"), 3),
+        (errors.RoomError("x"), 4),
+        (MemoryError(), 4),
+        (OSError(errno.ENOSPC, "No space left on device"), 4),
+        (OSError(errno.ENOENT, "No such file or directory", "a.gguf"), 3),
+        (PermissionError(errno.EACCES, "Permission denied"), 3),
+        (KeyboardInterrupt(), 130),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141),
+        (ValueError("a bug"), 70),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_every_error_has_its_exit_code(error, exit_code):
+    assert group.explain(error).code == exit_code
+
+
+def test_a_message_is_one_line_that_cannot_drive_the_terminal():
+    said = group.explain(errors.CheckpointError("bad\nname \x1b[2J\x07 in\tfile")).message
+    assert said == "error: bad name \\x1b[2J\\x07 in file"
+
+
+def failing(error):
+    @click.command()
+    def command():
+        raise error
+
+    return command
+
+
+class OneCommand(group.LazyGroup):
+    """A group whose one command fails as it is told."""
+
+    failure: BaseException = KeyboardInterrupt()
+
+    def get_command(self, *_):
+        return failing(self.failure)
+
+
+@pytest.mark.parametrize(
+    ("failure", "exit_code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "halfpint: interrupted\n"),
+        (RuntimeError("oh"), 70, "halfpint: error: a fault of halfpint itself: RuntimeError: oh; "),
+        (errors.RoomError("full"), 4, "halfpint: error: full\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+    ],
+    ids=["interrupt", "fault", "room", "pipe"],
+)
+def test_a_failing_command_ends_with_one_line(failure, exit_code, said):
+    made = OneCommand(entries={"fail": group.Entry("", "")})
+    made.failure = failure
+    result = CliRunner().invoke(made, ["fail"])
+    assert result.exit_code == exit_code
+    assert result.stderr.startswith(said)
+    assert "Traceback" not in result.stderr
+
+
+def test_a_traceback_is_printed_on_request_only(tmp_path):
+    missing = str(tmp_path / "missing")
+    assert "Traceback" not in run("inspect", missing).stderr
+    told = run("inspect", missing, "--traceback")
+    assert "Traceback" in told.stderr
+    assert told.exit_code == 3
+
+
+def test_a_closed_pipe_is_quiet(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "halfpint.cli", "--help"], stdout=closed, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == group.NOBODY_READS
+    assert done.stderr == b""

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from halfpint.cli import options
+from halfpint.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("container", "output", "engine", "expected"),
+    [
+        (None, "model.gguf", None, "gguf"),
+        (None, "MODEL.GGUF", "vllm", "gguf"),
+        (None, "folder", "vllm", "compressed-tensors"),
+        (None, "folder", "transformers", "compressed-tensors"),
+        (None, "folder", "vllm-cpu", "compressed-tensors"),
+        (None, "folder", "llama.cpp", "gguf"),
+        (None, "folder", None, "gguf"),
+        (None, None, "vllm", "compressed-tensors"),
+        (None, None, None, "gguf"),
+        ("compressed-tensors", "folder", None, "compressed-tensors"),
+        ("gguf", "folder", "vllm", "gguf"),
+    ],
+)
+def test_what_is_written_when_it_is_not_said(container, output, engine, expected):
+    assert options.container_for(container, output, engine) == expected
+
+
+def test_a_name_that_contradicts_the_container_is_refused():
+    with pytest.raises(UsageError, match=r"model\.gguf is named as a GGUF file"):
+        options.container_for("compressed-tensors", "model.gguf", None)
+
+
+@pytest.mark.parametrize(("words", "value"), [("97%", 0.97), ("0.97", 0.97), ("100 %", 1.0), ("1", 1.0), ("0", 0.0)])
+def test_fractions(words, value):
+    assert options.fraction(None, None, words) == pytest.approx(value)
