@@ -10,9 +10,9 @@ from halfpint import families, formats
 from halfpint.checkpoints.checkpoint import Checkpoint, Container, OutputTensor
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.families.record import NORM_ROLES, Role
-from halfpint.plans import Plan, PlannedTensor, Rule, check_rules_match
 from halfpint.planning import presets
 from halfpint.planning.presets import Preset
+from halfpint.plans import Plan, PlannedTensor, Rule, check_rules_match
 from halfpint.tensors import Format, TensorSpec
 
 TIED = "tied to the embedding, which is stored once"
@@ -73,6 +73,7 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool 
         If the container cannot hold a format that a rule demands, or has no preset for these bits.
     """
     check_rules_match(wish.rules, list(source.tensors))
+    _check_container_holds(container, wish)
     preset = _preset(container.name, wish)
     roles = roles_of(source)
     planned, dropped = [], []
@@ -124,6 +125,19 @@ def guess_role(name: str) -> Role | None:
         if re.search(pattern, name):
             return role
     return None
+
+
+# A weight that every format takes: when the container refuses it, the shape is not to blame.
+_PROBE = ("model.layers.0.mlp.up_proj.weight", (256, 1024))
+
+
+def _check_container_holds(container: Container, wish: Wish) -> None:
+    """Refuse a format that the user named and the container cannot hold at all: floats instead would be no answer."""
+    named = [rule.format for rule in wish.rules] + ([] if wish.format is None else [wish.format])
+    for fmt in named:
+        reason = container.refusal(OutputTensor(*_PROBE, fmt, "F32"))
+        if reason is not None:
+            raise UnsupportedError(f"{fmt.name} with --to {container.name}: {reason}")
 
 
 def _preset(container: str, wish: Wish) -> Preset:
