@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
 from safetensors.numpy import load_file, save_file
 
 import halfpint
+import tiny_models
 from halfpint import kernels
 from halfpint.checkpoints import open_checkpoint, read_float32
 from halfpint.errors import HalfpintError, NonFiniteError, UnsupportedError, UsageError
-from halfpint.pipeline import verbs
+from halfpint.pipeline import opening, verbs
 from halfpint.pipeline.options import QuantizeOptions
 from halfpint.planning.planner import TIED
 
@@ -60,7 +60,7 @@ def test_every_tensor_is_accounted_for_and_the_plan_knows_the_size(tiny, tmp_pat
     dropped = {name for name, _ in result.plan.dropped}
     assert planned | dropped == set(source.tensors)
     assert set(written.tensors) == planned
-    weights = [f for f in ([result.output] if result.output.is_file() else result.output.glob("*.safetensors"))]
+    weights = [result.output] if result.output.is_file() else list(result.output.glob("*.safetensors"))
     assert sum(file.stat().st_size for file in weights) == result.plan.nbytes == written.weight_bytes
     for tensor in result.tensors:
         original = read_float32(source, tensor.planned.name)
@@ -147,7 +147,7 @@ def test_a_wish_that_cannot_be_met_is_an_error_before_anything_is_written(tiny, 
 
 def test_a_killed_job_leaves_nothing_under_the_output_name_and_the_next_one_succeeds(tmp_path):
     """Kill at several moments; whatever is left is hidden, and does not disturb the next run."""
-    model = verbs.demo_folder()
+    model = opening.demo_folder()
     output = tmp_path / "out.gguf"
     command = [sys.executable, "-m", "halfpint", "quantize", str(model), str(output), "--bits", "4", "--no-measure"]
     environment = os.environ | {"PYTHONPATH": str(Path(halfpint.__file__).parents[1])}

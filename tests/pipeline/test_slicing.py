@@ -1,5 +1,7 @@
 """Slices cover every row once, in order, and respect formats that are coded together."""
 
+from itertools import pairwise
+
 import pytest
 
 from halfpint import formats
@@ -13,7 +15,7 @@ def test_slices_cover_every_row_once_in_order(shape):
     slices = list(row_slices(shape, formats.by_name("int4-g128")))
     assert slices[0][0] == 0
     assert slices[-1][1] == shape[0]
-    assert all(first[1] == second[0] for first, second in zip(slices, slices[1:], strict=False))
+    assert all(first[1] == second[0] for first, second in pairwise(slices))
     assert all(start % ROW_STEP == 0 for start, _ in slices)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,10 +61,10 @@ def batches(windows: Sequence[Window]) -> list[Batch]:
     return made
 
 
-def steps(candidate: Checkpoint, reference: Checkpoint, windows: Sequence[Window]) -> int:
-    """How many token-blocks `compare` will report to `advance`: the whole of its work."""
+def steps(windows: Sequence[Window], *checkpoints: Checkpoint) -> int:
+    """How many token-blocks `read` will report to `advance` for these models: nearly all of the work."""
     tokens = sum(len(window.token_ids) for window in windows)
-    return tokens * (known_config(candidate).layers + known_config(reference).layers)
+    return tokens * sum(known_config(checkpoint).layers for checkpoint in checkpoints)
 
 
 def known_config(checkpoint: Checkpoint) -> ModelConfig:
@@ -80,18 +81,63 @@ def known_config(checkpoint: Checkpoint) -> ModelConfig:
     return read_config(checkpoint.config)
 
 
-def compare(
-    candidate: Checkpoint, reference: Checkpoint, windows: Sequence[Window], advance: Advance = unheard
-) -> Tally:
-    """Score a candidate against its reference on every token of some text.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A model that has read some text: everything but the last step, the head.
+
+    Attributes
+    ----------
+    path : Path
+        Of the checkpoint.
+    ends : Ends
+    hidden : list of float32 [sequences, tokens, hidden]
+        After the last block, one array per batch.
+    """
+
+    path: Path
+    ends: Ends
+    hidden: list[FloatArray]
+
+
+def read(checkpoint: Checkpoint, windows: Sequence[Window], advance: Advance = unheard) -> Reading:
+    """Pass text through a model with one block in memory at a time.
 
     Parameters
     ----------
-    candidate, reference : Checkpoint
-        Of one vocabulary.
+    checkpoint : Checkpoint
     windows : sequence of Window
         Each at least two tokens long.
     advance : function of int
+
+    Returns
+    -------
+    Reading
+        To be held against another by `compare`.
+
+    Raises
+    ------
+    UnsupportedError
+        If the model is of no known family.
+    """
+    config = known_config(checkpoint)
+    ends = load_ends(checkpoint, config)
+    hidden = [ends.embed(batch.ids) for batch in batches(windows)]
+    for layer in range(config.layers):
+        block = load_block(checkpoint, config, layer)
+        for index, state in enumerate(hidden):
+            hidden[index] = block.forward(state)
+            advance(state.shape[0] * state.shape[1])
+    return Reading(checkpoint.path, ends, hidden)
+
+
+def compare(candidate: Reading, reference: Reading, windows: Sequence[Window]) -> Tally:
+    """Score a candidate against its reference on every token of the text that both have read.
+
+    Parameters
+    ----------
+    candidate, reference : Reading
+        Of the same windows, and of one vocabulary.
+    windows : sequence of Window
 
     Returns
     -------
@@ -102,44 +148,25 @@ def compare(
     ------
     UsageError
         If the vocabularies differ: there is nothing to compare then.
-    UnsupportedError
-        If a model is of no known family.
     """
-    first, second = known_config(candidate), known_config(reference)
-    if first.vocab_size != second.vocab_size:
+    vocabulary = candidate.ends.config.vocab_size
+    if vocabulary != reference.ends.config.vocab_size:
         raise UsageError(
-            f"{candidate.path} has {first.vocab_size} tokens and {reference.path} has {second.vocab_size}: "
-            "they are no two versions of one model"
+            f"{candidate.path} has {vocabulary} tokens and {reference.path} has "
+            f"{reference.ends.config.vocab_size}: they are no two versions of one model"
         )
-    work = batches(windows)
-    candidate_ends, candidate_hidden = _last_hidden(candidate, first, work, advance)
-    reference_ends, reference_hidden = _last_hidden(reference, second, work, advance)
     tally = Tally()
-    for index, batch in enumerate(work):
+    for index, batch in enumerate(batches(windows)):
         for row, number in enumerate(batch.numbers):
             targets = batch.ids[row, 1:]
-            for part in _parts(len(targets), first.vocab_size):
+            for part in _parts(len(targets), vocabulary):
                 scores = score(
-                    reference_ends.head(reference_hidden[index][row, part]),
-                    candidate_ends.head(candidate_hidden[index][row, part]),
+                    reference.ends.head(reference.hidden[index][row, part]),
+                    candidate.ends.head(candidate.hidden[index][row, part]),
                     targets[part],
                 )
                 tally.add(number, windows[number].source, scores)
     return tally
-
-
-def _last_hidden(
-    checkpoint: Checkpoint, config: ModelConfig, work: Sequence[Batch], advance: Advance
-) -> tuple[Ends, list[FloatArray]]:
-    """Hidden states after the last block, float32 [sequences, tokens, hidden] for every batch."""
-    ends = load_ends(checkpoint, config)
-    hidden = [ends.embed(batch.ids) for batch in work]
-    for layer in range(config.layers):
-        block = load_block(checkpoint, config, layer)
-        for index, state in enumerate(hidden):
-            hidden[index] = block.forward(state)
-            advance(state.shape[0] * state.shape[1])
-    return ends, hidden
 
 
 def _parts(tokens: int, vocabulary: int) -> Iterator[slice]:

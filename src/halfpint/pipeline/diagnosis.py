@@ -39,7 +39,7 @@ def diagnose() -> DoctorReport:
         cpu_features=machine.features(),
         kernel=machine.chosen(),
         kernels=(*machine.explain(), *linear.explain().splitlines()),
-        native_formats=tuple(name for name, fmt in formats.FORMATS.items() if coding.is_native(fmt)),
+        native_formats=tuple(name for name in formats.FORMATS if name in coding.NATIVE_FORMATS),
         read_bandwidth=machine.read_bandwidth(),
         packages={name: version for name in _PACKAGES if (version := installed_version(name))},
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from halfpint.calibration.text import Render, Window, cut, plain_conversation, read_files
 from halfpint.checkpoints.checkpoint import Checkpoint
-from halfpint.measuring.comparison import compare, known_config, steps
+from halfpint.errors import CheckpointError
+from halfpint.measuring.comparison import compare, known_config, read, steps
 from halfpint.measuring.text import held_out
 from halfpint.pipeline.job import Progress, silent
 from halfpint.pipeline.options import MeasureOptions
@@ -31,7 +34,7 @@ def measure_checkpoints(
     """
     started = time.monotonic()
     windows = held_out_windows(reference, options)
-    total = steps(candidate, reference, windows)
+    total = steps(windows, candidate, reference)
     done = 0
 
     def advance(tokens: int) -> None:
@@ -40,7 +43,7 @@ def measure_checkpoints(
         progress("measure", done, total, "")
 
     progress("measure", 0, total, "")
-    tally = compare(candidate, reference, windows, advance)
+    tally = compare(read(candidate, windows, advance), read(reference, windows, advance), windows)
     parameters = sum(spec.parameters for spec in reference.tensors.values())
     return Measurement(
         quality=tally.quality(),
@@ -64,7 +67,29 @@ def held_out_windows(reference: Checkpoint, options: MeasureOptions) -> list[Win
 
 
 def conversation_renderer(tokenizer: Tokenizer) -> Render:
-    """The model's own chat template where there is one, else plain lines."""
-    if not tokenizer.has_chat_template:
+    """The model's own chat template where there is one, else plain lines.
+
+    A template may refuse a conversation that another model takes (one with a system message, say); then its system
+    messages are told by the user, and what is refused even so is plain lines.
+    """
+    if tokenizer.chat_template is None:
         return plain_conversation
-    return lambda messages: tokenizer.apply_chat_template(messages, add_generation_prompt=False)
+
+    def render(messages: Sequence[Mapping[str, Any]]) -> str:
+        for attempt in (messages, without_system(messages)):
+            try:
+                return tokenizer.apply_chat_template(attempt, add_generation_prompt=False)
+            except CheckpointError:
+                continue
+        return plain_conversation(messages)
+
+    return render
+
+
+def without_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The same conversation with what its system messages say put before the first turn of the user."""
+    told = "\n\n".join(str(message.get("content", "")) for message in messages if message.get("role") == "system")
+    rest = [dict(message) for message in messages if message.get("role") != "system"]
+    if told and rest:
+        rest[0]["content"] = f"{told}\n\n{rest[0].get('content', '')}"
+    return list(rest)

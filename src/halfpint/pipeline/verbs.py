@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from importlib import resources
 from pathlib import Path
 
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
@@ -11,35 +10,46 @@ from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import UnsupportedError
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline import inspection, job
+from halfpint.pipeline.demonstration import demonstrate
+from halfpint.pipeline.diagnosis import diagnose
 from halfpint.pipeline.job import Progress, silent
 from halfpint.pipeline.measurement import measure_checkpoints
+from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import Gate, MeasureOptions, QuantizeOptions
-from halfpint.pipeline.results import Measurement, PlanResult, QuantizeResult, Verdict, VerifyReport
+from halfpint.pipeline.results import (
+    DemoResult,
+    DoctorReport,
+    Measurement,
+    PlanResult,
+    QuantizeResult,
+    Verdict,
+    VerifyReport,
+)
 from halfpint.pipeline.slicing import SLICE_WEIGHTS
+from halfpint.pipeline.speaking import Chat, generate
 from halfpint.pipeline.verification import verify_checkpoint
 from halfpint.planning import engines
 from halfpint.planning.planner import make_plan
 
-DEMO = "demo"
+__all__ = [
+    "Chat",
+    "demo",
+    "doctor",
+    "generate",
+    "inspect",
+    "inspect_tensor",
+    "measure",
+    "open_model",
+    "plan",
+    "quantize",
+    "verify",
+]
 
 # Forecasts: what the interpreter and its libraries hold, the arrays of float32 size that a slice goes through, and
 # the weights a second that one thread of a laptop reads, solves, writes and reads back.
 _RESTING_BYTES = 150_000_000
 _ARRAYS_PER_SLICE = 6
 _WEIGHTS_PER_SECOND = 20_000_000
-
-
-def demo_folder() -> Path:
-    """Where the embedded model is."""
-    return Path(str(resources.files("halfpint") / "demo_model"))
-
-
-def open_model(name: str | Path) -> Checkpoint:
-    """Open a checkpoint; `demo` is the embedded model unless something of that name lies in the current folder."""
-    path = Path(name)
-    if str(name) == DEMO and not path.exists():
-        path = demo_folder()
-    return open_checkpoint(path)
 
 
 def inspect(model: str | Path) -> inspection.Inspection:
@@ -166,3 +176,13 @@ def measure(
             second.close()
     finally:
         first.close()
+
+
+def demo(progress: Progress = silent) -> DemoResult:
+    """Tell the whole story on the embedded model."""
+    return demonstrate(progress)
+
+
+def doctor() -> DoctorReport:
+    """Describe this machine, as far as it matters here."""
+    return diagnose()

@@ -1,0 +1,157 @@
+"""Running a model: continue a text, or hold a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.engine.cache import Cache
+from halfpint.engine.decoder import Decoder
+from halfpint.engine.generation import Generation, GenerationOptions, stream_text
+from halfpint.engine.sampling import SamplingOptions
+from halfpint.pipeline.job import peak_memory_bytes
+from halfpint.pipeline.opening import open_model
+from halfpint.pipeline.options import GenerateOptions
+from halfpint.pipeline.results import Generated
+from halfpint.tokenization import Tokenizer, load_tokenizer
+
+OnText = Callable[[str], None]
+"""Called with each piece of new text, as it comes."""
+
+
+def unheard(text: str) -> None:
+    """Speak to nobody."""
+
+
+class Speaker:
+    """A loaded model with its tokenizer.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Open; must stay open while the speaker is used.
+    """
+
+    __slots__ = ("decoder", "tokenizer")
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.tokenizer: Tokenizer = load_tokenizer(checkpoint)
+        self.decoder = Decoder.load(checkpoint)
+
+    def continue_ids(self, ids: Sequence[int], options: GenerateOptions, on_text: OnText, cache: Cache) -> Generated:
+        """Continue tokens that follow those in the cache."""
+        stops = frozenset(self.tokenizer.eos_ids)
+        sampling = SamplingOptions(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+            seed=options.seed,
+        )
+        chosen = GenerationOptions(max_tokens=options.max_tokens, stop_ids=stops, sampling=sampling)
+        generation = Generation(self.decoder, ids, chosen, cache)
+        pieces = []
+        for piece in stream_text(generation, self.tokenizer, stops):
+            pieces.append(piece)
+            on_text(piece)
+        record = generation.record
+        return Generated(
+            text="".join(pieces),
+            prompt_tokens=record.prompt_tokens,
+            generated_tokens=record.generated_tokens,
+            prefill_tokens_per_second=record.prefill_tokens_per_second,
+            decode_tokens_per_second=record.decode_tokens_per_second,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+
+    def continue_text(self, prompt: str, options: GenerateOptions, on_text: OnText = unheard) -> Generated:
+        """Continue a text from its beginning."""
+        ids = self.tokenizer.encode(prompt)
+        return self.continue_ids(ids, options, on_text, Cache(self.decoder.config))
+
+
+def generate(model: str | Path, prompt: str, options: GenerateOptions, on_text: OnText = unheard) -> Generated:
+    """Continue a text.
+
+    Parameters
+    ----------
+    model : str or Path
+        A checkpoint of a known family, or `demo`.
+    prompt : str
+    options : GenerateOptions
+    on_text : function of str
+        Called with each piece as it comes.
+
+    Returns
+    -------
+    Generated
+        `text` is the new text only.
+    """
+    checkpoint = open_model(model)
+    try:
+        return Speaker(checkpoint).continue_text(prompt, options, on_text)
+    finally:
+        checkpoint.close()
+
+
+class Chat:
+    """A conversation with a model, by the model's own chat template.
+
+    Parameters
+    ----------
+    model : str or Path
+        A checkpoint of a known family, or `demo`.
+    options : GenerateOptions
+
+    Raises
+    ------
+    UnsupportedError
+        At the first reply, if the model has no chat template.
+    """
+
+    __slots__ = ("_cache", "_checkpoint", "_ids", "_messages", "_options", "_speaker")
+
+    def __init__(self, model: str | Path, options: GenerateOptions) -> None:
+        self._checkpoint = open_model(model)
+        self._speaker = Speaker(self._checkpoint)
+        self._options = options
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self._messages: list[dict[str, str]] = []
+        self._ids: list[int] = []
+        self._cache = Cache(self._speaker.decoder.config)
+
+    def close(self) -> None:
+        """Release the model's files."""
+        self._checkpoint.close()
+
+    def reply(self, user_text: str, on_text: OnText = unheard) -> Generated:
+        """Say something and have the model answer; both are remembered.
+
+        Parameters
+        ----------
+        user_text : str
+        on_text : function of str
+            Called with each piece of the answer as it comes.
+
+        Raises
+        ------
+        RoomError
+            If the conversation has outgrown the model's context.
+        """
+        messages = [*self._messages, {"role": "user", "content": user_text}]
+        tokenizer = self._speaker.tokenizer
+        ids = tokenizer.encode(tokenizer.apply_chat_template(messages), add_special=False)
+        # What the cache holds of the same beginning need not be read again.
+        kept = 0
+        while kept < min(len(self._ids), len(ids) - 1, self._cache.length) and self._ids[kept] == ids[kept]:
+            kept += 1
+        self._cache.truncate(kept)
+        self._ids = ids
+        answer = self._speaker.continue_ids(ids[kept:], self._options, on_text, self._cache)
+        self._messages = [*messages, {"role": "assistant", "content": answer.text}]
+        return answer
