@@ -25,17 +25,17 @@ def _steps(start: float, stop: float, count: int) -> tuple[float, ...]:
 
 SEARCHES: Mapping[str, nested.Search] = MappingProxyType(
     {
-        "q8_0": nested.Search(_steps(125.25, 127, 8), ()),
+        "q8_0": nested.Search(_steps(123, 127.5, 16), ()),
         "q4_0": nested.Search(_steps(-9, -6.375, 8) + _steps(5.5, 8.125, 8), ()),
         "q5_0": nested.Search(_steps(-17.5, -13.125, 8) + _steps(12, 16.375, 8), ()),
         "iq4_nl": nested.Search(_steps(-140, -91, 8) + _steps(88, 130, 7), ()),
         "q4_1": nested.Search(_steps(11, 16.25, 8), ()),
         "q5_1": nested.Search(_steps(26, 33, 8), ()),
-        "q2_k": nested.Search(_steps(1.5, 4.25, 12), _steps(10, 15, 11)),
+        "q2_k": nested.Search(_steps(1.5, 4.25, 8), _steps(10, 15, 11)),
         "q3_k": nested.Search(_steps(-5, -2.5, 6) + _steps(2.25, 4.125, 6), _steps(-32, -24, 5) + _steps(23, 31, 5)),
-        "q4_k": nested.Search(_steps(11.5, 17, 12), _steps(56, 63, 8)),
+        "q4_k": nested.Search(_steps(12, 16.5, 8), _steps(56, 63, 8)),
         "q5_k": nested.Search(_steps(26, 33, 8), _steps(56, 63, 8)),
-        "q6_k": nested.Search(_steps(-33, -28, 6) + _steps(28, 32.5, 4), (-128.0, -125.0, 123.0, 127.0)),
+        "q6_k": nested.Search(_steps(-34, -27, 10) + _steps(27, 33.5, 10), (-128.0, -125.0, 123.0, 127.0)),
         "iq4_xs": nested.Search(_steps(-140, -91, 8) + _steps(88, 130, 7), _steps(-32, -24, 5) + _steps(23, 31, 5)),
     }
 )
