@@ -57,7 +57,7 @@ def unpack_words(words: NDArray[np.uint32], bits: int, count: int, *, padded: bo
         return unpack_bits(words, bits, count)
     each = WORD_BITS // bits
     codes = unpack_bits(np.ascontiguousarray(words).reshape(-1, 1), bits, each)
-    return codes.reshape(len(words), -1)[:, :count]
+    return codes.reshape(len(words), words.shape[1] * each)[:, :count]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,13 +49,15 @@ def pack_bits(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
     padded = np.zeros((rows, words.shape[1] * WORD_BITS), dtype=np.uint32)
     padded[:, :count] = codes
     # 32 codes fill exactly `bits` words; the extra word takes the (empty) spill of the last code.
-    lanes = padded.reshape(rows, -1, WORD_BITS)
+    lanes = padded.reshape(rows, words.shape[1], WORD_BITS)
     for index in range(WORD_BITS):
         word, shift = divmod(index * bits, WORD_BITS)
         words[:, :, word] |= lanes[:, :, index] << np.uint32(shift)
         if shift + bits > WORD_BITS:
             words[:, :, word + 1] |= lanes[:, :, index] >> np.uint32(WORD_BITS - shift)
-    return np.ascontiguousarray(words[:, :, :bits].reshape(rows, -1)[:, : words_per_row(count, bits)])
+    return np.ascontiguousarray(
+        words[:, :, :bits].reshape(rows, words.shape[1] * bits)[:, : words_per_row(count, bits)]
+    )
 
 
 def _pack_bytes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
@@ -105,4 +107,4 @@ def unpack_bits(words: NDArray[np.uint32], bits: int, count: int) -> NDArray[np.
         if shift + bits > WORD_BITS:
             value = value | (padded[:, word + 1 : word + 1 + blocks * bits : bits] << np.uint32(WORD_BITS - shift))
         codes[:, :, index] = (value & mask).astype(np.uint8)
-    return codes.reshape(rows, -1)[:, :count]
+    return codes.reshape(rows, blocks * WORD_BITS)[:, :count]
