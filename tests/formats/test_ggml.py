@@ -3,6 +3,9 @@
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from halfpint.errors import NonFiniteError, ShapeError
 from halfpint.formats import ggml
@@ -81,7 +84,7 @@ def weighted_error(weight, decoded, importance=None):
 
 def plain(weight, fmt):
     """Plain rounding: peak to last level, sub-scales and minima from the range of each group."""
-    fields = plain_fields(weight.reshape(-1, fmt.groups, fmt.group_columns).astype(np.float64), fmt)
+    fields = plain_fields(weight.reshape(-1, fmt.groups, fmt.group_columns), fmt)
     return ggml.decode(quantized(ggml.pack(fields, fmt), fmt)).reshape(weight.shape)
 
 
@@ -97,35 +100,44 @@ def peaks(values):
 
 
 def quotient(values, divisors):
-    divisors = np.asarray(divisors, np.float64)
-    return np.where(divisors == 0, 0, values / np.where(divisors == 0, 1, divisors))
+    """Divide in float32, by way of the inverse; 0 where the divisor is negligible."""
+    divisors = np.asarray(divisors, np.float32)
+    negligible = np.abs(divisors) <= np.float32(1e-30)
+    return values * np.where(negligible, np.float32(0), np.float32(1) / np.where(negligible, np.float32(1), divisors))
 
 
 def plain_fields(groups, fmt):
-    levels = np.array(ggml.levels_of(fmt), np.float64)
-    limits = fmt.subscale_range
-    nested = limits != (1, 1)
+    """[blocks, groups, group_columns] float32 to fields; float32 throughout, so that no tie breaks otherwise."""
+    levels = np.array(ggml.levels_of(fmt), np.float32)
+    least, most = (np.float32(limit) for limit in fmt.subscale_range)
+    nested = fmt.groups > 1
+    integers = submins = minimum = None
     if fmt.has_minimum:
-        low = groups.min(-1) if not nested else np.minimum(groups.min(-1), 0)
+        low = np.minimum(groups.min(-1), np.float32(0)) if nested else groups.min(-1)
         scale = (groups.max(-1) - low) / levels[-1]
-        depth = -low
-        block_scale = half(scale.max(-1) / limits[1])
-        block_depth = half(depth.max(-1) / limits[1]) if nested else depth[:, 0].astype(np.float16)
-        submins = np.clip(np.rint(quotient(depth, block_depth[:, None])), *limits) if nested else None
-        offset = -(block_depth[:, None] * (submins if nested else np.ones((1, 1))))
+        block_scale = half(scale.max(-1) / most)
+        minimum = half(-low.min(-1) / most) if nested else low[:, 0].astype(np.float16)
+        offset = minimum[:, None].astype(np.float32)
+        if nested:
+            submins = np.clip(np.rint(quotient(-low, offset)), least, most)
+            offset = -(offset * submins)
     else:
-        extreme = -127 if fmt.name == "q8_0" else levels[0]
-        scale = peaks(groups) / extreme
-        block_scale = half(peaks(scale) / limits[0])
-        block_depth, submins, offset = None, None, np.zeros((len(groups), fmt.groups))
-    subscales = np.clip(np.rint(quotient(scale, block_scale[:, None])), *limits)
-    stretched = quotient(groups - offset[..., None], (block_scale[:, None] * subscales)[..., None])
+        scale = peaks(groups) / (np.float32(-127) if fmt.name == "q8_0" else levels[0])
+        block_scale = half(peaks(scale) / least)
+        offset = np.zeros((len(groups), 1), np.float32)
+    multiplied = block_scale[:, None].astype(np.float32)
+    if nested:
+        integers = np.clip(np.rint(quotient(scale, multiplied)), least, most)
+        multiplied = multiplied * integers
+    stretched = quotient(groups - offset[..., None], multiplied[..., None])
     if fmt.name == "q8_0":
         stretched = np.clip(stretched, -127, 127)
     codes = np.abs(stretched[..., None] - levels).argmin(-1).astype(np.uint8).reshape(len(groups), -1)
-    minimum = None if block_depth is None else (block_depth if nested else -block_depth)
-    integers = subscales.astype(np.int32) if nested else None
-    return ggml.Fields(codes, block_scale, minimum, integers, None if submins is None else submins.astype(np.int32))
+    return ggml.Fields(codes, block_scale, minimum, as_integers(integers), as_integers(submins))
+
+
+def as_integers(values):
+    return None if values is None else values.astype(np.int32)
 
 
 def weights_of_kind(kind, seed, rows=4, columns=512):
@@ -187,6 +199,19 @@ def test_the_error_is_at_most_that_of_plain_rounding_and_of_zero(fmt, kind, impo
     slack = 1 + 1e-5  # errors are compared in float32
     assert error <= weighted_error(weight, plain(weight, fmt), importance) * slack
     assert error <= weighted_error(weight, 0 * weight, importance) * slack
+
+
+@FORMATS
+@settings(max_examples=40, deadline=None)
+@given(
+    weight=arrays.arrays(np.float32, (1, 256), elements=st.floats(-8, 8, width=32), fill=st.just(0)),
+    importance=arrays.arrays(np.float32, 256, elements=st.floats(2.0**-10, 1, width=32)) | st.none(),
+)
+def test_no_weight_and_no_importance_makes_it_worse_than_plain_rounding(fmt, weight, importance):
+    decoded, blocks = encoded(weight, fmt, importance)
+    assert np.array_equal(encoded(weight, fmt, importance)[1], blocks)
+    allowed = weighted_error(weight, plain(weight, fmt), importance)
+    assert weighted_error(weight, decoded, importance) <= allowed * (1 + 1e-5) + 1e-30
 
 
 @FORMATS
