@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import shapes
 
 import halfpint
+import shapes
 
 LIMIT_BYTES = 1_000_000_000
 # The embedding alone is 524 MB as float32: it would not fit twice.

@@ -1,8 +1,8 @@
 """Plans: rules, presets, fallbacks that say why, and exact sizes."""
 
 import pytest
-import tiny_models
 
+import tiny_models
 from halfpint import formats
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.errors import UnsupportedError, UsageError
