@@ -22,7 +22,7 @@ import tokenizers
 from halfpint.checkpoints import pretokenizers
 from halfpint.checkpoints.gguf_metadata import GgufValue, ValueType, array, boolean, text, texts, uint32
 from halfpint.checkpoints.sentencepiece import METASPACE, SpacePrefix, scores_of_merges, space_prefix
-from halfpint.checkpoints.tokenizer_files import SpecialTokens, TokenizerFiles, read_tokenizer_files
+from halfpint.checkpoints.tokenizer_files import SpecialTokens, TokenizerFiles, read_tokenizer_files, tokenizer_errors
 from halfpint.errors import CheckpointError, UnsupportedError
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -199,8 +199,9 @@ def _special_keys(tokenizer: tokenizers.Tokenizer, special: SpecialTokens) -> di
 
 def _around(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     """Ids that the tokenizer puts before and after every text: none or one each, or GGUF cannot say it."""
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
-    whole = tokenizer.encode("a").ids
+    with tokenizer_errors("tokenizer.json"):
+        bare = tokenizer.encode("a", add_special_tokens=False).ids
+        whole = tokenizer.encode("a").ids
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
             before, after = whole[:start], whole[start + len(bare) :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import tokenizers
 
 from halfpint.checkpoints.regular_file import read_small_file
 from halfpint.checkpoints.strict_json import read_json_object
-from halfpint.errors import CheckpointError
+from halfpint.errors import CheckpointError, HalfpintError
 
 LARGEST_TOKENIZER = 64 << 20
 """Bytes of tokenizer.json; that of a vocabulary of 262,144 tokens has 33 million."""
@@ -86,23 +87,35 @@ def read_tokenizer_files(folder: Path, config: Mapping[str, Any]) -> TokenizerFi
     return TokenizerFiles(tokenizer, special, _chat_template(folder, settings))
 
 
+@contextmanager
+def tokenizer_errors(what: str) -> Iterator[None]:
+    """Turn whatever the `tokenizers` library raises inside into a CheckpointError about `what`.
+
+    A hostile tokenizer.json can be accepted and fail only at its first text.
+    """
+    try:
+        yield
+    except HalfpintError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{what}: {str(error)[:300]}") from error
+    except BaseException as error:
+        # A panic in Rust arrives as an exception that is none of Exception's.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{what}: the tokenizer contradicts itself ({str(error)[:200]})") from error
+
+
 def parse_tokenizer(data: bytes, what: str) -> tokenizers.Tokenizer:
-    """Parse tokenizer.json, whatever its parser makes of hostile input.
+    """Parse tokenizer.json.
 
     Raises
     ------
     CheckpointError
         If it is not accepted.
     """
-    try:
+    with tokenizer_errors(f"{what} is no tokenizer"):
         return tokenizers.Tokenizer.from_buffer(data)
-    except Exception as error:
-        raise CheckpointError(f"{what} is no tokenizer: {str(error)[:300]}") from error
-    except BaseException as error:
-        # A panic in Rust arrives as an exception that is none of Exception's.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise CheckpointError(f"{what} is no tokenizer: its parser gave up on it") from error
 
 
 def vocabulary_size(tokenizer: tokenizers.Tokenizer) -> int:

@@ -14,7 +14,7 @@ from halfpint.checkpoints import pretokenizers
 from halfpint.checkpoints.gguf_metadata import Metadata
 from halfpint.checkpoints.gguf_tokenizer import BYTE_TOKEN, LARGEST_VOCABULARY, SPACE_PREFIX_KEY, TokenType
 from halfpint.checkpoints.sentencepiece import METASPACE, SpacePrefix, merges_of_scores
-from halfpint.checkpoints.tokenizer_files import LARGEST_TEMPLATE, SpecialTokens
+from halfpint.checkpoints.tokenizer_files import LARGEST_TEMPLATE, SpecialTokens, tokenizer_errors
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.tokenization.tokenizer import Tokenizer
 
@@ -70,11 +70,12 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer:
         )
     vocabulary = _vocabulary(metadata)
     special = _special_tokens(metadata, vocabulary)
-    if kind == "gpt2":
-        model, adds_bos = _byte_level(metadata, vocabulary)
-    else:
-        model, adds_bos = _sentencepiece(metadata, vocabulary, special), True
-    _add_special(model, vocabulary)
+    with tokenizer_errors(metadata.file):
+        if kind == "gpt2":
+            model, adds_bos = _byte_level(metadata, vocabulary)
+        else:
+            model, adds_bos = _sentencepiece(metadata, vocabulary, special), True
+        _add_special(model, vocabulary)
     before = _around(metadata, "bos", special.bos_id, adds_bos)
     after = _around(metadata, "eos", next(iter(special.eos_ids), None), False)
     template = metadata.text("tokenizer.chat_template")

@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from halfpint.checkpoints.tokenizer_files import SpecialTokens, vocabulary_size
+from halfpint.checkpoints.tokenizer_files import SpecialTokens, tokenizer_errors, vocabulary_size
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.tokenization.chat import render_chat
 
@@ -66,8 +66,14 @@ class Tokenizer:
         Returns
         -------
         list of int
+
+        Raises
+        ------
+        CheckpointError
+            If the tokenizer contradicts itself.
         """
-        ids: list[int] = self.model.encode(_without_surrogates(text), add_special_tokens=add_special).ids
+        with tokenizer_errors("the tokenizer"):
+            ids: list[int] = self.model.encode(_without_surrogates(text), add_special_tokens=add_special).ids
         return [*self.before, *ids, *self.after] if add_special else ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -78,10 +84,10 @@ class Tokenizer:
         UsageError
             If an id is negative or does not fit 32 bits.
         """
-        try:
+        if any(not 0 <= token < 1 << 32 for token in ids):
+            raise UsageError(f"these are no token ids: {list(ids)[:10]}")
+        with tokenizer_errors("the tokenizer"):
             return str(self.model.decode(list(ids), skip_special_tokens=True))
-        except OverflowError as error:
-            raise UsageError(f"these are no token ids: {list(ids)[:10]}") from error
 
     def apply_chat_template(
         self,
