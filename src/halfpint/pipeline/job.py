@@ -191,7 +191,7 @@ def checksum(value: QuantizedTensor | Array) -> int:
     arrays = [value.parts[name] for name in sorted(value.parts)] if isinstance(value, QuantizedTensor) else [value]
     result = 0
     for array in arrays:
-        result = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8), result)
+        result = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, result)
     return result
 
 
