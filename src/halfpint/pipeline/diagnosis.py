@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from halfpint import formats
+from halfpint import __version__, formats
 from halfpint.kernels import coding, linear, machine
 from halfpint.pipeline.results import DoctorReport
 
@@ -29,7 +29,7 @@ def diagnose() -> DoctorReport:
     """Look at processor, memory and packages; measures the memory's bandwidth."""
     total, available = memory_bytes()
     return DoctorReport(
-        version=metadata.version("halfpint"),
+        version=__version__,
         python=platform.python_version(),
         platform=platform.platform(),
         processor=processor_name(),
