@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Unpack
 
 import click
@@ -25,22 +27,30 @@ def command(model: str, **chosen: Unpack[Sampling]) -> None:
 
     Reads a message per line from standard input, so that a file or a pipe works too.
     """
-    conversation = verbs.Chat(model, generate_options(chosen))
-    lines = sys.stdin
-    interactive = lines.isatty()
-    click.echo(click.style(_HELP, dim=True), err=True)
-    while True:
-        if interactive:
-            click.echo(click.style("you> ", bold=True), nl=False)
-        line = lines.readline()
-        message = line.strip()
-        if not line or message == "/quit":
-            break
-        if message == "/reset":
-            conversation.reset()
-        elif message:
+    with closing(verbs.Chat(model, generate_options(chosen))) as conversation:
+        click.echo(click.style(_HELP, dim=True), err=True)
+        for message in _messages():
+            if message == "/reset":
+                conversation.reset()
+                continue
             result = conversation.reply(message, show)
             click.echo()
             click.echo(click.style(generate_line(result), dim=True), err=True)
-    if interactive:
-        click.echo()
+
+
+def _messages() -> Iterator[str]:
+    """What the user says, until the end of the input or /quit; empty lines are passed over."""
+    interactive = sys.stdin.isatty()
+    while True:
+        if interactive:
+            click.echo(click.style("you> ", bold=True), nl=False)
+        line = sys.stdin.readline()
+        message = line.strip()
+        if message == "/quit":
+            return
+        if not line:
+            if interactive:
+                click.echo()
+            return
+        if message:
+            yield message
