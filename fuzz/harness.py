@@ -1,8 +1,8 @@
 """Runs a target on inputs without end, each within bounds of time and memory, and keeps what breaks it.
 
-A target is a function from bytes to nothing that may raise `HalfpintError` and nothing else. It runs in a process of its
-own: two seconds of processor time or 300 MB more than at the start end the process, the parent keeps the input in a
-folder of temporary files and starts another. Inputs follow from the seed alone, so that a run can be repeated.
+A target is a function from bytes to nothing that may raise `HalfpintError` and nothing else. It runs in a process of
+its own: two seconds of processor time or 300 MB more than at the start end the process, the parent keeps the input in
+a folder of temporary files and starts another. Inputs follow from the seed alone, so that a run can be repeated.
 """
 
 from __future__ import annotations
