@@ -53,11 +53,16 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 """model_type -> what its tiny model has beside the common sizes; all of it can be said in GGUF."""
 
 
+def tiny_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig:
+    """Configuration of the tiny model of a family."""
+    config_class = type(transformers.AutoConfig.for_model(family))
+    return config_class(**{**_SIZES, **FAMILIES[family], **overrides})
+
+
 def build_tiny(family: str, seed: int = 0, **overrides: Any) -> transformers.PreTrainedModel:
     """A random float32 model in evaluation mode; norms and biases are far from one and zero, so that leaving
     one out shows."""
-    config_class = type(transformers.AutoConfig.for_model(family))
-    config = config_class(**{**_SIZES, **FAMILIES[family], **overrides})
+    config = tiny_config(family, **overrides)
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     with torch.no_grad():

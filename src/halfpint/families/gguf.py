@@ -177,6 +177,8 @@ def _gemma_reason(model: ModelConfig, family: Family) -> str:
         return ""
     if family is GEMMA3 and (model.attention_softcap or model.sliding_rope.scaling is not None):
         return "llama.cpp has no attention softcap and no local rope scaling for gemma3"
+    if family is GEMMA2 and not model.tied_embeddings:
+        return "llama.cpp takes Gemma 2's head from its embedding"
     if family is GEMMA2 and not (model.attention_softcap and model.logit_softcap):
         return "llama.cpp always caps Gemma 2's logits"
     expected = _gemma_scalar(family, model.layers, model.hidden_size, model.heads, model.head_dim)
