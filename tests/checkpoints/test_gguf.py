@@ -115,6 +115,17 @@ def test_what_is_written_reads_back(
     result.close()
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "llama"])
+def test_the_writer_tells_what_will_be_read_back(family: str, opened: dict[str, Checkpoint], tmp_path: Path) -> None:
+    outputs = outputs_for(opened[family])
+    writer = GGUF.create(tmp_path / "model.gguf", opened[family], outputs)
+    told = {o.name: writer.write(o.name, 0, values_of(opened[family], o)) for o in outputs}
+    result = GGUF.open(writer.finish())
+    for name, values in told.items():
+        assert np.array_equal(np.asarray(result.read(name)), np.asarray(values))
+    result.close()
+
+
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_the_bytes_do_not_depend_on_the_order_of_writing(
     family: str, opened: dict[str, Checkpoint], tmp_path: Path

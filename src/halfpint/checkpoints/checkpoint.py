@@ -80,8 +80,15 @@ class OutputTensor:
 class Writer(Protocol):
     """An output being written aside; it appears under its own name only when `finish` has returned."""
 
-    def write(self, name: str, start_row: int, values: QuantizedTensor | Array) -> None:
-        """Store rows [start_row, start_row + rows) of a tensor. Rows may come in any order, each once."""
+    def write(self, name: str, start_row: int, values: QuantizedTensor | Array) -> QuantizedTensor | Array:
+        """Store rows [start_row, start_row + rows) of a tensor. Rows may come in any order, each once.
+
+        Returns
+        -------
+        QuantizedTensor or Array
+            What will be read back: the values, unless the container stores something rounded that follows from
+            them (GGUF holds Gemma's norms with one added).
+        """
 
     def finish(self) -> Path:
         """Check that every row of every tensor was written, sync to disk, rename. Returns the output's path.

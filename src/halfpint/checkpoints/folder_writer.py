@@ -133,8 +133,8 @@ class FolderWriter:
             self.abandon()
             raise
 
-    def write(self, name: str, start_row: int, values: QuantizedTensor | Array) -> None:
-        """Store rows [start_row, start_row + rows) of a tensor."""
+    def write(self, name: str, start_row: int, values: QuantizedTensor | Array) -> QuantizedTensor | Array:
+        """Store rows [start_row, start_row + rows) of a tensor; they read back as they are."""
         slot = self._slots.get(name)
         if slot is None:
             raise UsageError(f"tensor {name!r} was not declared when the output was begun")
@@ -145,6 +145,7 @@ class FolderWriter:
         self._coverage.add(name, start_row, rows)
         for stored, row, array in slot.pieces(start_row, values):
             self._files[stored].write_rows(stored, row, array)
+        return values
 
     def add_file(self, name: str, data: bytes) -> None:
         """Store a side file that the source does not have, such as a tokenizer.json made from GGUF metadata.

@@ -58,7 +58,7 @@ class GgufWriter:
             self.abandon()
             raise
 
-    def write(self, name: str, start_row: int, values: QuantizedTensor | Array) -> None:
+    def write(self, name: str, start_row: int, values: QuantizedTensor | Array) -> QuantizedTensor | Array:
         """Store rows of a tensor, in the row order of the Hugging Face folder.
 
         Parameters
@@ -69,6 +69,11 @@ class GgufWriter:
             First row.
         values : QuantizedTensor or Array
             In the declared format or dtype; a float vector must be float32.
+
+        Returns
+        -------
+        QuantizedTensor or Array
+            What will be read back: a norm that is stored with one added loses what float32 has not there.
 
         Raises
         ------
@@ -82,8 +87,16 @@ class GgufWriter:
         place = self._places.get(name)
         if place is None:
             raise UsageError(f"tensor {name!r} was not declared when the output was begun")
-        rows = self._row_bytes(place, values)
-        self._coverage.add(name, start_row, len(rows))
+        if place.offset and isinstance(values, np.ndarray) and values.dtype == np.float32:
+            offset = np.float32(place.offset)
+            shifted = np.add(values, offset, dtype=np.float32)
+            self._store(place, start_row, self._row_bytes(place, shifted))
+            return np.subtract(shifted, offset, dtype=np.float32)
+        self._store(place, start_row, self._row_bytes(place, values))
+        return values
+
+    def _store(self, place: Place, start_row: int, rows: Array) -> None:
+        self._coverage.add(place.name, start_row, len(rows))
         stored = self._layout.tensors[place.gguf_name]
         base = stored.offset
         if place.expert is not None:
@@ -149,8 +162,6 @@ class GgufWriter:
             return np.ascontiguousarray(array).reshape(-1, row_bytes)
         if array.dtype != stored.type.dtype or array.shape[1:] != row_shape or array.ndim == 0:
             raise self._mismatch(place, values)
-        if place.offset:
-            array = np.add(array, np.float32(place.offset), dtype=np.float32)
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(len(array), row_bytes)
 
     def _mismatch(self, place: Place, values: QuantizedTensor | Array) -> UsageError:
