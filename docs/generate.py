@@ -6,12 +6,14 @@ A generated part stands between `<!-- generated: NAME ARGUMENTS -->` and `<!-- e
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
 import numpy as np
+from click.testing import CliRunner
 
 from halfpint import families, formats
 from halfpint.checkpoints import CONTAINERS
@@ -57,7 +59,7 @@ def render(page: str) -> str:
     """Give a page with its generated parts made anew."""
 
     def replace(match: re.Match[str]) -> str:
-        name, *arguments = match["call"].split()
+        name, *arguments = shlex.split(match["call"])
         return f"<!-- generated: {match['call']} -->\n{GENERATORS[name](*arguments)}\n<!-- end -->"
 
     return _PART.sub(replace, page)
@@ -70,11 +72,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def relative_error(fmt: Format) -> str:
-    """Relative error on 16 rows of 1024 weights from a bell curve, to two digits."""
+    """Relative error on 16 rows of 1024 weights from a bell curve; to one digit below a per cent, else to two."""
     weight = np.random.RandomState(0).standard_normal((16, 1024)).astype(np.float32)
     decoded = formats.decode(formats.encode(weight, fmt))
     error = float(np.linalg.norm(weight.astype(np.float64) - decoded) / np.linalg.norm(weight.astype(np.float64)))
-    return f"{significant(100 * error, 2)} %"
+    return f"{significant(100 * error, 2 if error >= 0.01 else 1)} %"
 
 
 def page_of(fmt: Format) -> str:
@@ -191,6 +193,14 @@ def all_commands() -> str:
     return table(("command", "does"), [(f"[`{name}`](#{name})", entry.help) for name, entry in COMMANDS.items()])
 
 
+def output(*arguments: str) -> str:
+    """Run a command that is quick and prints the same everywhere, and give what it prints."""
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    lines = [line.rstrip() for line in result.stdout.strip("\n").splitlines()]
+    return "\n".join(["```text", f"$ halfpint {shlex.join(arguments)}", "", *lines, "```"])
+
+
 GENERATORS: Mapping[str, Callable[..., str]] = {
     "commands": all_commands,
     "help": command_help,
@@ -201,6 +211,7 @@ GENERATORS: Mapping[str, Callable[..., str]] = {
     "families": all_families,
     "presets": presets,
     "holds": held_by,
+    "output": output,
 }
 
 

@@ -88,7 +88,7 @@ def _facts(found: Inspection) -> list[tuple[str, ...]]:
         if isinstance(config.get(key), int)
     ]
     if shape:
-        rows.append(("shape", ", ".join(shape)))
+        rows.append(("shape", shape[0], ", ".join(shape[1:])))
     if isinstance(config.get("max_position_embeddings"), int):
         rows.append(("context", f"{config['max_position_embeddings']} tokens"))
     if isinstance(config.get("vocab_size"), int):
