@@ -17,7 +17,7 @@ from halfpint.checkpoints.gguf_tokenizer import tokenizer_metadata
 from halfpint.checkpoints.sentencepiece import merges_of_scores, scores_of_merges
 from halfpint.checkpoints.tokenizer_files import read_tokenizer_files
 from halfpint.errors import CheckpointError, UnsupportedError, UsageError
-from halfpint.tokenization import StreamDecoder, Tokenizer, render_chat, render_chats
+from halfpint.tokenization import StreamDecoder, Tokenizer, folder_files, render_chat, render_chats
 from halfpint.tokenization.gguf_vocabulary import tokenizer_from_metadata
 
 MODELS = Path(__file__).parents[2] / "shared" / "models"
@@ -67,6 +67,17 @@ def test_texts_are_the_same_from_gguf(both: tuple[Tokenizer, Tokenizer]) -> None
     for line in made_tokenizers.lines(100):
         ids = original.encode(line)
         assert copy.decode(ids) == original.decode(ids)
+
+
+def test_a_folder_made_from_gguf_has_the_same_tokenizer(both: tuple[Tokenizer, Tokenizer], tmp_path: Path) -> None:
+    original, copy = both
+    for name, data in folder_files(copy).items():
+        (tmp_path / name).write_bytes(data)
+    again = from_folder(tmp_path)
+    assert (again.special, again.chat_template) == (copy.special, copy.chat_template)
+    for line in made_tokenizers.lines(100):
+        assert again.encode(line) == original.encode(line), line
+        assert again.encode(line, add_special=False) == original.encode(line, add_special=False), line
 
 
 def test_streamed_text_is_the_whole_text(both: tuple[Tokenizer, Tokenizer]) -> None:

@@ -7,10 +7,11 @@ from halfpint.checkpoints.gguf_reader import GgufCheckpoint
 from halfpint.checkpoints.tokenizer_files import read_tokenizer_files
 from halfpint.errors import UnsupportedError
 from halfpint.tokenization.chat import render_chat, render_chats
+from halfpint.tokenization.folder_files import folder_files
 from halfpint.tokenization.gguf_vocabulary import tokenizer_from_metadata
 from halfpint.tokenization.tokenizer import Message, StreamDecoder, Tokenizer
 
-__all__ = ["Message", "StreamDecoder", "Tokenizer", "load_tokenizer", "render_chat", "render_chats"]
+__all__ = ["Message", "StreamDecoder", "Tokenizer", "folder_files", "load_tokenizer", "render_chat", "render_chats"]
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
