@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from halfpint.tensors import FloatArray
 
 _QUANTIZATION_VERSION = 2
 _MOST_AXES = 4
+_PHI3_TOKENS = frozenset({"<unk>", "<s>", "</s>", "<|endoftext|>"})
 
 # Written anew, or true of the source file only.
 _OWN_KEYS = ("general.file_type", "general.quantization_version", "general.alignment")
@@ -214,9 +216,23 @@ def _metadata(source: Checkpoint, stored: Sequence[tuple[str, tuple[int, ...], G
         }
         return kept | own
     config = {key: _value(key, value) for key, value in families.gguf_metadata(source.config).items()}
-    name = {"general.type": text("model"), "general.name": text(source.path.resolve().name)}
     folder = source.path if source.path.is_dir() else source.path.parent
-    return config | name | own | tokenizer_metadata(folder, source.config)
+    tokenizer = tokenizer_metadata(folder, source.config)
+    name = source.path.resolve().name
+    named = {"general.name": text(name)} if _may_be_named(name, source.config, tokenizer) else {}
+    return config | {"general.type": text("model")} | named | own | tokenizer
+
+
+def _may_be_named(name: str, config: Mapping[str, Any], tokenizer: Mapping[str, GgufValue]) -> bool:
+    """Whether a name changes nothing but what is shown.
+
+    llama.cpp cuts spaces after special tokens in every model whose name says Phi-3, and does not load the file when
+    some token of that model's is missing (`impl::load` in its llama-vocab.cpp).
+    """
+    if not any(word in name.lower() for word in ("phi-3", "phi3")):
+        return True
+    tokens = tokenizer.get("tokenizer.ggml.tokens")
+    return config.get("model_type") == "phi3" and tokens is not None and set(tokens.data) >= _PHI3_TOKENS
 
 
 def _value(key: str, value: families.GgufValue) -> GgufValue:
