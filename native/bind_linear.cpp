@@ -44,13 +44,24 @@ void require(bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
 }
 
-// Rows that one thread takes at a time: at least 64 Ki weights, since waking threads costs as much as those.
-constexpr std::size_t kLeastWeights = 1 << 16;
+// Rows that one thread takes at a time: at least 256 Ki weights (some 50 us), so that waking
+// threads, and waiting for one that the system has put aside, does not cost more than it gains.
+constexpr std::size_t kLeastWeights = 1 << 18;
 
 std::size_t row_grain(const Weight& weight) {
     const std::size_t least = kLeastWeights / std::max<std::size_t>(1, weight.columns) + 1;
     const std::size_t shares = 4 * static_cast<std::size_t>(thread_count());
     return std::max(least, weight.rows / shares + 1);
+}
+
+LevelKind level_kind(const Floats1& levels) {
+    const auto holds = [&](auto code_of) {
+        for (std::size_t i = 0; i < levels.shape(0); ++i)
+            if (levels.data()[i] != static_cast<float>(code_of(i))) return false;
+        return true;
+    };
+    if (holds([](std::size_t i) { return static_cast<std::int8_t>(i); })) return LevelKind::signed_codes;
+    return holds([](std::size_t i) { return i; }) ? LevelKind::unsigned_codes : LevelKind::table;
 }
 
 class PackedWeight {
@@ -96,6 +107,7 @@ public:
                             scales_->data(),
                             zero_points_ ? zero_points_->data() : nullptr,
                             scale_table_ ? scale_table_->data() : nullptr,
+                            level_kind(*levels_),
                             kind,
                             groups,
                             group_columns,

@@ -1,39 +1,9 @@
 // Columns [begin, begin + count) of one row as float32, for every kind of weight. `begin` is a multiple of
 // kChunk, and `count` is kChunk or what is left of the row. Included by isa/linear.cpp only, inside its namespace.
 //
-// Every product and sum is rounded to float32 as in the NumPy reference (the build forbids contraction), so the
-// values are the same bits. Layouts: ggml-common.h of ggml.
+// The values are the bits of the NumPy reference (see widen.hpp). Layouts: ggml-common.h of ggml.
 
 constexpr std::size_t kChunk = 256;
-
-inline std::uint16_t load_u16(const std::uint8_t* bytes) {
-    std::uint16_t value;
-    std::memcpy(&value, bytes, sizeof value);
-    return value;
-}
-
-inline float bits_to_float(std::uint32_t bits) {
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-inline float from_bf16(std::uint16_t bits) { return bits_to_float(static_cast<std::uint32_t>(bits) << 16); }
-
-inline float from_f16(std::uint16_t bits) {
-#if defined(__F16C__)
-    return _cvtsh_ss(bits);
-#else
-    const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
-    const std::uint32_t magnitude = bits & 0x7fffu;
-    if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
-    if (magnitude < 0x400u) {  // subnormal: magnitude * 2^-24, exact
-        const float value = static_cast<float>(magnitude) * 0x1p-24f;
-        return sign != 0 ? -value : value;
-    }
-    return bits_to_float(sign | ((magnitude << 13) + (112u << 23)));
-#endif
-}
 
 template <WeightKind kind>
 struct Decoder;
@@ -91,98 +61,100 @@ struct LargeBlocks {
 struct BlockQ8_0 {
     static constexpr std::size_t kBytes = 34;
     static void decode(const std::uint8_t* block, float* out) {
-        const float scale = from_f16(load_u16(block));
-        const auto* codes = reinterpret_cast<const std::int8_t*>(block + 2);
-        for (int i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(codes[i]);
+        scale_codes<32>(reinterpret_cast<const std::int8_t*>(block + 2), from_f16(load_u16(block)), out);
     }
 };
 
 struct BlockQ4_0 {
     static constexpr std::size_t kBytes = 18;
     static void decode(const std::uint8_t* block, float* out) {
-        const float scale = from_f16(load_u16(block));
-        const std::uint8_t* codes = block + 2;
-        for (int i = 0; i < 16; ++i) out[i] = scale * static_cast<float>((codes[i] & 15) - 8);
-        for (int i = 0; i < 16; ++i) out[16 + i] = scale * static_cast<float>((codes[i] >> 4) - 8);
+        std::int8_t codes[32];
+        split_nibbles<16, 8>(block + 2, codes, codes + 16);
+        scale_codes<32>(codes, from_f16(load_u16(block)), out);
     }
 };
 
 struct BlockQ4_1 {
     static constexpr std::size_t kBytes = 20;
     static void decode(const std::uint8_t* block, float* out) {
-        const float scale = from_f16(load_u16(block)), minimum = from_f16(load_u16(block + 2));
-        const std::uint8_t* codes = block + 4;
-        for (int i = 0; i < 16; ++i) out[i] = scale * static_cast<float>(codes[i] & 15) + minimum;
-        for (int i = 0; i < 16; ++i) out[16 + i] = scale * static_cast<float>(codes[i] >> 4) + minimum;
+        std::int8_t codes[32];
+        split_nibbles<16>(block + 4, codes, codes + 16);
+        scale_codes<32>(codes, from_f16(load_u16(block)), -from_f16(load_u16(block + 2)), out);
     }
 };
-
-// The fifth bits of 32 codes, as 0 or 16 each.
-inline void fifth_bits(const std::uint8_t* bytes, std::uint8_t* out) {
-    std::uint32_t bits;
-    std::memcpy(&bits, bytes, sizeof bits);
-    for (int i = 0; i < 32; ++i) out[i] = static_cast<std::uint8_t>(((bits >> i) & 1u) << 4);
-}
 
 struct BlockQ5_0 {
     static constexpr std::size_t kBytes = 22;
     static void decode(const std::uint8_t* block, float* out) {
-        const float scale = from_f16(load_u16(block));
-        std::uint8_t high[32];
-        fifth_bits(block + 2, high);
-        const std::uint8_t* codes = block + 6;
-        for (int i = 0; i < 16; ++i) out[i] = scale * static_cast<float>(((codes[i] & 15) | high[i]) - 16);
-        for (int i = 0; i < 16; ++i) out[16 + i] = scale * static_cast<float>(((codes[i] >> 4) | high[16 + i]) - 16);
+        std::int8_t codes[32];
+        split_nibbles<16, 16>(block + 6, codes, codes + 16);
+        add_fifth_bits(block + 2, codes);
+        scale_codes<32>(codes, from_f16(load_u16(block)), out);
     }
 };
 
 struct BlockQ5_1 {
     static constexpr std::size_t kBytes = 24;
     static void decode(const std::uint8_t* block, float* out) {
-        const float scale = from_f16(load_u16(block)), minimum = from_f16(load_u16(block + 2));
-        std::uint8_t high[32];
-        fifth_bits(block + 4, high);
-        const std::uint8_t* codes = block + 8;
-        for (int i = 0; i < 16; ++i) out[i] = scale * static_cast<float>((codes[i] & 15) | high[i]) + minimum;
-        for (int i = 0; i < 16; ++i)
-            out[16 + i] = scale * static_cast<float>((codes[i] >> 4) | high[16 + i]) + minimum;
+        std::int8_t codes[32];
+        split_nibbles<16>(block + 8, codes, codes + 16);
+        add_fifth_bits(block + 4, codes);
+        scale_codes<32>(codes, from_f16(load_u16(block)), -from_f16(load_u16(block + 2)), out);
     }
 };
+
+// The 2-bit codes of q2_k and q3_k: byte i of each half of 32 holds columns i, i + 32, i + 64 and i + 96 of 128.
+template <int quarter>
+inline void two_bits(const std::uint8_t* bytes, std::int8_t* codes) {
+    for (int i = 0; i < 32; ++i) codes[i] = static_cast<std::int8_t>((bytes[i] >> (2 * quarter)) & 3);
+}
+
+inline void two_bit_codes(const std::uint8_t* bytes, std::int8_t* codes) {
+    for (int half = 0; half < 2; ++half, bytes += 32, codes += 128) {
+        two_bits<0>(bytes, codes);
+        two_bits<1>(bytes, codes + 32);
+        two_bits<2>(bytes, codes + 64);
+        two_bits<3>(bytes, codes + 96);
+    }
+}
 
 struct BlockQ2K {
     static constexpr std::size_t kBytes = 84;
     static void decode(const std::uint8_t* block, float* out) {
-        const std::uint8_t* subscales = block;
-        const std::uint8_t* codes = block + 16;
         const float scale = from_f16(load_u16(block + 80)), minimum = from_f16(load_u16(block + 82));
+        std::int8_t codes[256];
+        two_bit_codes(block + 16, codes);
         for (int group = 0; group < 16; ++group) {
-            const int half = group / 8, shift = 2 * (group % 8 / 2);
-            const std::uint8_t* bytes = codes + 32 * half + 16 * (group % 2);
-            const float step = scale * static_cast<float>(subscales[group] & 15);
-            const float offset = minimum * static_cast<float>(subscales[group] >> 4);
-            for (int i = 0; i < 16; ++i)
-                out[16 * group + i] = step * static_cast<float>((bytes[i] >> shift) & 3) - offset;
+            const float step = scale * static_cast<float>(block[group] & 15);
+            const float offset = minimum * static_cast<float>(block[group] >> 4);
+            scale_codes<16>(codes + 16 * group, step, offset, out + 16 * group);
         }
     }
 };
 
+// Bit `eighth` of 32 bytes is the third bit of columns [32 * eighth, 32 * eighth + 32); unset means 4 less.
+template <int eighth>
+inline void add_third_bits(const std::uint8_t* masks, std::int8_t* codes) {
+    for (int i = 0; i < 32; ++i)
+        codes[32 * eighth + i] =
+            static_cast<std::int8_t>(codes[32 * eighth + i] + (((masks[i] >> eighth) & 1) << 2) - 4);
+}
+
 struct BlockQ3K {
     static constexpr std::size_t kBytes = 110;
     static void decode(const std::uint8_t* block, float* out) {
-        const std::uint8_t* masks = block;
-        const std::uint8_t* codes = block + 32;
         const std::uint8_t* packed = block + 96;
         const float scale = from_f16(load_u16(block + 108));
+        std::int8_t codes[256];
+        two_bit_codes(block + 32, codes);
+        [&]<int... eighth>(std::integer_sequence<int, eighth...>) {
+            (add_third_bits<eighth>(block, codes), ...);
+        }(std::make_integer_sequence<int, 8>{});
         for (int group = 0; group < 16; ++group) {
             const int low = group < 8 ? packed[group] & 15 : packed[group - 8] >> 4;
             const int high = (packed[8 + group % 4] >> (2 * (group / 4))) & 3;
             const float step = scale * static_cast<float>((low | (high << 4)) - 32);
-            const int half = group / 8, shift = 2 * (group % 8 / 2), bit = group / 2;
-            const std::uint8_t* bytes = codes + 32 * half + 16 * (group % 2);
-            const std::uint8_t* mask = masks + 16 * (group % 2);
-            for (int i = 0; i < 16; ++i)
-                out[16 * group + i] =
-                    step * static_cast<float>(((bytes[i] >> shift) & 3) + (((mask[i] >> bit) & 1) << 2) - 4);
+            scale_codes<16>(codes + 16 * group, step, out + 16 * group);
         }
     }
 };
@@ -202,75 +174,84 @@ struct BlockQ4K {
     static void decode(const std::uint8_t* block, float* out) {
         float steps[8], offsets[8];
         six_bit_pairs(block + 4, from_f16(load_u16(block)), from_f16(load_u16(block + 2)), steps, offsets);
-        const std::uint8_t* codes = block + 16;
-        for (int pair = 0; pair < 4; ++pair, codes += 32, out += 64) {
-            const float step0 = steps[2 * pair], offset0 = offsets[2 * pair];
-            const float step1 = steps[2 * pair + 1], offset1 = offsets[2 * pair + 1];
-            for (int i = 0; i < 32; ++i) out[i] = step0 * static_cast<float>(codes[i] & 15) - offset0;
-            for (int i = 0; i < 32; ++i) out[32 + i] = step1 * static_cast<float>(codes[i] >> 4) - offset1;
+        for (int pair = 0; pair < 4; ++pair) {
+            std::int8_t codes[64];
+            split_nibbles<32>(block + 16 + 32 * pair, codes, codes + 32);
+            scale_codes<32>(codes, steps[2 * pair], offsets[2 * pair], out + 64 * pair);
+            scale_codes<32>(codes + 32, steps[2 * pair + 1], offsets[2 * pair + 1], out + 64 * pair + 32);
         }
     }
 };
+
+// Bit `eighth` of 32 bytes is the fifth bit of columns [32 * eighth, 32 * eighth + 32).
+template <int eighth>
+inline void add_high_bits(const std::uint8_t* high, std::int8_t* codes) {
+    for (int i = 0; i < 32; ++i)
+        codes[32 * eighth + i] = static_cast<std::int8_t>(codes[32 * eighth + i] | (((high[i] >> eighth) & 1) << 4));
+}
 
 struct BlockQ5K {
     static constexpr std::size_t kBytes = 176;
     static void decode(const std::uint8_t* block, float* out) {
         float steps[8], offsets[8];
         six_bit_pairs(block + 4, from_f16(load_u16(block)), from_f16(load_u16(block + 2)), steps, offsets);
-        const std::uint8_t* high = block + 16;
-        const std::uint8_t* codes = block + 48;
-        for (int pair = 0; pair < 4; ++pair, codes += 32, out += 64) {
-            const float step0 = steps[2 * pair], offset0 = offsets[2 * pair];
-            const float step1 = steps[2 * pair + 1], offset1 = offsets[2 * pair + 1];
-            for (int i = 0; i < 32; ++i)
-                out[i] = step0 * static_cast<float>((codes[i] & 15) | (((high[i] >> (2 * pair)) & 1) << 4)) - offset0;
-            for (int i = 0; i < 32; ++i)
-                out[32 + i] =
-                    step1 * static_cast<float>((codes[i] >> 4) | (((high[i] >> (2 * pair + 1)) & 1) << 4)) - offset1;
-        }
+        std::int8_t codes[256];
+        for (int pair = 0; pair < 4; ++pair)
+            split_nibbles<32>(block + 48 + 32 * pair, codes + 64 * pair, codes + 64 * pair + 32);
+        [&]<int... eighth>(std::integer_sequence<int, eighth...>) {
+            (add_high_bits<eighth>(block + 16, codes), ...);
+        }(std::make_integer_sequence<int, 8>{});
+        for (int group = 0; group < 8; ++group)
+            scale_codes<32>(codes + 32 * group, steps[group], offsets[group], out + 32 * group);
     }
 };
+
+// Quarter q of 128 columns: a nibble of `low`, and two bits of `high` above it; minus 32.
+template <int quarter>
+inline void six_bits(const std::uint8_t* low, const std::uint8_t* high, std::int8_t* codes) {
+    const std::uint8_t* nibbles = low + 32 * (quarter % 2);
+    for (int i = 0; i < 32; ++i)
+        codes[32 * quarter + i] = static_cast<std::int8_t>(
+            (((nibbles[i] >> (4 * (quarter / 2))) & 15) | (((high[i] >> (2 * quarter)) & 3) << 4)) - 32);
+}
 
 struct BlockQ6K {
     static constexpr std::size_t kBytes = 210;
     static void decode(const std::uint8_t* block, float* out) {
         const float scale = from_f16(load_u16(block + 208));
-        for (int half = 0; half < 2; ++half, out += 128) {
+        const auto* subscales = reinterpret_cast<const std::int8_t*>(block + 192);
+        std::int8_t codes[256];
+        for (int half = 0; half < 2; ++half) {
             const std::uint8_t* low = block + 64 * half;
             const std::uint8_t* high = block + 128 + 32 * half;
-            const auto* subscales = reinterpret_cast<const std::int8_t*>(block + 192 + 8 * half);
-            for (int group = 0; group < 8; ++group) {
-                // Group g holds columns [16 g, 16 g + 16): quarter g / 2, part g % 2 of its 32 bytes.
-                const int quarter = group / 2, part = 16 * (group % 2);
-                const std::uint8_t* nibbles = low + 32 * (quarter % 2) + part;
-                const int nibble_shift = 4 * (quarter / 2), high_shift = 2 * quarter;
-                const float step = scale * static_cast<float>(subscales[group]);
-                for (int i = 0; i < 16; ++i) {
-                    const int code = ((nibbles[i] >> nibble_shift) & 15) | (((high[part + i] >> high_shift) & 3) << 4);
-                    out[16 * group + i] = step * static_cast<float>(code - 32);
-                }
-            }
+            six_bits<0>(low, high, codes + 128 * half);
+            six_bits<1>(low, high, codes + 128 * half);
+            six_bits<2>(low, high, codes + 128 * half);
+            six_bits<3>(low, high, codes + 128 * half);
         }
+        for (int group = 0; group < 16; ++group)
+            scale_codes<16>(codes + 16 * group, scale * static_cast<float>(subscales[group]), out + 16 * group);
     }
 };
 
-constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+alignas(16) constexpr std::int8_t kIq4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                                    1,    13,   25,  38,  53,  69,  89,  113};
 
 // 16 bytes hold 32 codes, the low halves first; out = step * level.
 inline void decode_iq4(const std::uint8_t* codes, float step, float* out) {
+    std::int8_t levels[32];
 #if defined(__AVX2__)
-    const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4Levels));
+    const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(kIq4Levels));
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
     const __m128i nibble = _mm_set1_epi8(15);
-    alignas(16) std::int8_t levels[32];
-    _mm_store_si128(reinterpret_cast<__m128i*>(levels), _mm_shuffle_epi8(table, _mm_and_si128(bytes, nibble)));
-    _mm_store_si128(reinterpret_cast<__m128i*>(levels + 16),
-                    _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble)));
-    for (int i = 0; i < 32; ++i) out[i] = step * static_cast<float>(levels[i]);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(levels), _mm_shuffle_epi8(table, _mm_and_si128(bytes, nibble)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(levels + 16),
+                     _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble)));
 #else
-    for (int i = 0; i < 16; ++i) out[i] = step * static_cast<float>(kIq4Levels[codes[i] & 15]);
-    for (int i = 0; i < 16; ++i) out[16 + i] = step * static_cast<float>(kIq4Levels[codes[i] >> 4]);
+    for (int i = 0; i < 16; ++i) levels[i] = kIq4Levels[codes[i] & 15];
+    for (int i = 0; i < 16; ++i) levels[16 + i] = kIq4Levels[codes[i] >> 4];
 #endif
+    scale_codes<32>(levels, step, out);
 }
 
 struct BlockIq4Nl {
@@ -334,7 +315,7 @@ struct Codes {
             const float scale = group_scale(book, scale_row + group);
             const float zero =
                 book.zero_points != nullptr ? static_cast<float>(book.zero_points[row * book.groups + group]) : 0.0f;
-            for (std::size_t i = done; i < end; ++i) out[i] = (book.levels[codes[i]] - zero) * scale;
+            widen(book, codes + done, end - done, zero, scale, out + done);
             done = end;
         }
     }
@@ -345,7 +326,25 @@ private:
             std::memcpy(codes, row_data + begin, count);
         } else {
             const std::uint8_t* bytes = row_data + begin / 2;
-            for (std::size_t i = 0; i < count; ++i) codes[i] = (bytes[i / 2] >> (4 * (i % 2))) & 15;
+            for (std::size_t i = 0; i < count / 2; ++i) {
+                codes[2 * i] = bytes[i] & 15;
+                codes[2 * i + 1] = bytes[i] >> 4;
+            }
+            if (count % 2 != 0) codes[count - 1] = bytes[count / 2] & 15;
+        }
+    }
+
+    static void widen(const Codebook& book, const std::uint8_t* codes, std::size_t count, float zero, float scale,
+                      float* out) {
+        if constexpr (width == 4) {
+            look_up_16(book.levels, codes, count, zero, scale, out);
+        } else if (book.level_kind == LevelKind::signed_codes) {
+            for (std::size_t i = 0; i < count; ++i)
+                out[i] = (static_cast<float>(static_cast<std::int8_t>(codes[i])) - zero) * scale;
+        } else if (book.level_kind == LevelKind::unsigned_codes) {
+            for (std::size_t i = 0; i < count; ++i) out[i] = (static_cast<float>(codes[i]) - zero) * scale;
+        } else {
+            for (std::size_t i = 0; i < count; ++i) out[i] = (book.levels[codes[i]] - zero) * scale;
         }
     }
 };

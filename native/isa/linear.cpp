@@ -9,6 +9,9 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+// GCC 12 warns of its own AVX-512 header: _mm512_undefined_ps is meant to be undefined (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 namespace halfpint::HALFPINT_ISA {
@@ -16,6 +19,7 @@ namespace {
 #define HALFPINT_STRINGIZE_(x) #x
 #define HALFPINT_STRINGIZE(x) HALFPINT_STRINGIZE_(x)
 
+#include "isa/widen.hpp"  // before decode.hpp, which builds on it
 #include "isa/decode.hpp"
 
 // Sums run in 64 lanes, lane i taking columns i, i + 64, ...; AVX2 and AVX-512 therefore give the same bits.
@@ -72,10 +76,13 @@ void row_product(const Weight& weight, std::size_t row, const float* x, std::siz
     for (std::size_t begin = 0; begin < weight.columns; begin += kChunk) {
         const std::size_t count = std::min(kChunk, weight.columns - begin);
         Decoder<kind>::chunk(weight, row_data, row, begin, count, decoded);
-        std::size_t column = 0;
-        for (; column + kLanes <= count; column += kLanes)
-            for (std::size_t token = 0; token < tokens; ++token)
-                sums[token].add_products(decoded + column, x + token * stride + begin + column);
+        const std::size_t column = count / kLanes * kLanes;
+        for (std::size_t token = 0; token < tokens; ++token) {
+            Lanes sum = sums[token];  // in registers for the whole chunk
+            const float* values = x + token * stride + begin;
+            for (std::size_t i = 0; i < column; i += kLanes) sum.add_products(decoded + i, values + i);
+            sums[token] = sum;
+        }
         if (column < count) {  // a short end is padded with zeros: 0 * 0 adds nothing
             alignas(64) float padded[2][kLanes] = {};
             std::memcpy(padded[0], decoded + column, 4 * (count - column));

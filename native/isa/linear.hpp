@@ -27,6 +27,9 @@ enum class WeightKind : int {
     count,
 };
 
+// What the levels of 8-bit codes are: any 256 numbers, or the codes themselves.
+enum class LevelKind : int { table = 0, signed_codes, unsigned_codes };
+
 enum class ScaleKind : int { f32 = 0, f16, bf16, table };
 
 // weight[row][column] = (levels[code] - zero_point) * scale, both of the group that holds the column.
@@ -35,6 +38,7 @@ struct Codebook {
     const std::uint8_t* scales;        // [rows / rows_per_scale][groups], of scale_kind
     const std::uint8_t* zero_points;   // [rows][groups], or null
     const float* scale_table;          // 256 values when scale_kind is table
+    LevelKind level_kind;
     ScaleKind scale_kind;
     std::size_t groups;                // per row
     std::size_t group_columns;
