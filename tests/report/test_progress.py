@@ -70,8 +70,8 @@ def test_a_short_job_shows_nothing(monkeypatch):
     assert screen.getvalue().strip() == ""
 
 
-def test_stages_that_count_tokens_say_so():
-    assert progress.speed("measure", 620, 2.0) == "310 tokens/s"
+def test_speed_says_what_it_counts():
+    assert progress.speed("measure", 620, 2.0) == "310 token-layers/s"
     assert progress.speed("quantize", 2_400_000_000, 2.0) == "1.20 GB/s"
     assert progress.speed("quantize", 0, 2.0) == ""
 

@@ -25,8 +25,8 @@ from halfpint.report.words import one_line
 # Whatever is over sooner needs no progress line.
 PATIENCE_SECONDS = 2.0
 
-# Stages that count tokens; the others count bytes.
-_TOKEN_STAGES = frozenset({"measure", "generate"})
+# Stages that count a token once for each layer that it has passed; the others count bytes.
+_TOKEN_STAGES = frozenset({"measure"})
 
 
 def resident_bytes() -> int:
@@ -40,10 +40,10 @@ def resident_bytes() -> int:
 
 
 def speed(stage: str, done: int, seconds: float) -> str:
-    """How fast a stage goes: `1.2 GB/s` or `310 tokens/s`; empty before anything is done."""
+    """How fast a stage goes: `1.2 GB/s` or `3.1k token-layers/s`; empty before anything is done."""
     if done <= 0 or seconds <= 0:
         return ""
-    return f"{count(done / seconds)} tokens/s" if stage in _TOKEN_STAGES else rate(done / seconds)
+    return f"{count(done / seconds)} token-layers/s" if stage in _TOKEN_STAGES else rate(done / seconds)
 
 
 class _Speed(ProgressColumn):

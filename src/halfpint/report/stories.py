@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from halfpint.pipeline.results import DemoEntry, DemoResult, DoctorReport, Generated, VerifyReport
 from halfpint.report.layout import bar, card, facts, heading, margin, remark, table, text
 from halfpint.report.numbers import count, duration, percent, rate, ratio, significant, size, with_error
+from halfpint.report.words import one_line
 
 _BAR_COLUMNS = 16
 
@@ -58,7 +59,10 @@ def _demo_quality(entries: tuple[DemoEntry, ...]) -> RenderableType:
 
 
 def _sample(prompt: str, entry: DemoEntry) -> RenderableType:
-    told = text(prompt, "dim").append_text(text(entry.sample.removeprefix(prompt)))
+    continued = entry.sample.removeprefix(prompt)
+    gap = " " if continued[:1].isspace() else ""
+    # Line ends would make a long card of a few sentences.
+    told = text(prompt, "dim").append_text(text(gap + one_line(continued)))
     return margin(Group(text(entry.name, "cyan"), told))
 
 
