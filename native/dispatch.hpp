@@ -1,6 +1,7 @@
 // One table of function pointers per instruction set; the table in use is chosen once and can be forced by tests.
 #pragma once
 #include "cpu.hpp"
+#include "isa/affine.hpp"
 #include "isa/encode.hpp"
 #include "isa/linear.hpp"
 
@@ -10,6 +11,7 @@ Isa active_isa();
 // Use the kernels of one instruction set from now on. False when this build or processor does not have it.
 bool force_isa(Isa isa);
 
+const AffineKernels& affine_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 

@@ -231,7 +231,7 @@ def encode(weight: FloatArray, fmt: Affine, importance: Array | None) -> Mapping
     full = search.spread_importance(importance, (rows, columns))
     x = search.to_groups(weight, size)
     groups = search.prepare(x, search.to_groups(full, size))
-    _check_range(groups, fmt)
+    _check_groups(groups, fmt)
     best = _fit_symmetric(groups, fmt) if fmt.symmetric else _fit_asymmetric(groups, fmt)
     best.scale[groups.empty], best.zero[groups.empty] = (np.float32(1) / groups.unit)[groups.empty], 0
     codes = _quantizer(fmt)(groups.scaled(x, best.scale), best.zero) + best.zero
@@ -258,8 +258,20 @@ def decode(quantized: QuantizedTensor) -> FloatArray:
     return codes
 
 
-def range_refusal(magnitude: float, fmt: Affine) -> str:
-    """Say that weights of this magnitude have no finite scale in the format, and what to use."""
+def check_range(weight: FloatArray, fmt: Affine, importance: Array | None) -> None:
+    """Refuse a weight [rows, columns] that `encode` would refuse: one that the largest finite scale does not reach.
+
+    Raises
+    ------
+    ShapeError
+        Saying what to use.
+    """
+    size = fmt.group_size or weight.shape[1]
+    full = search.spread_importance(importance, (weight.shape[0], weight.shape[1]))
+    _check_groups(search.prepare(search.to_groups(weight, size), search.to_groups(full, size)), fmt)
+
+
+def _refusal(magnitude: float, fmt: Affine) -> str:
     wider = Affine(fmt.bits, fmt.group_size, fmt.symmetric, "bf16").name
     advice = f"use {wider}, or keep" if fmt.scale_dtype == "fp16" else "keep"
     return f"a weight of magnitude {magnitude:g} needs a scale beyond {fmt.scale_dtype}; {advice} this tensor in bf16"
@@ -270,13 +282,12 @@ def reach(fmt: Affine) -> float:
     return min(float(search.scale_limits(fmt.scale_type)[1]) * fmt.highest, _LARGEST_WEIGHT)
 
 
-def _check_range(groups: search.Groups, fmt: Affine) -> None:
-    """Refuse weights that the largest finite scale does not reach."""
+def _check_groups(groups: search.Groups, fmt: Affine) -> None:
     high = groups.x.max(axis=0, initial=0).astype(np.float64) * groups.unit
     low = groups.x.min(axis=0, initial=0).astype(np.float64) * groups.unit
     span = np.maximum(high, -low) if fmt.symmetric else high - low
     if (span > reach(fmt)).any():
-        raise ShapeError(range_refusal(float(np.maximum(high, -low).max()), fmt))
+        raise ShapeError(_refusal(float(np.maximum(high, -low).max()), fmt))
 
 
 def _quantizer(fmt: Affine) -> search.Quantize:

@@ -16,7 +16,8 @@ from halfpint.formats import search
 from halfpint.tensors import Array, FloatArray, PartSpec, QuantizedTensor
 
 LARGEST = np.float32(448)
-_CODES = np.dtype(ml_dtypes.float8_e4m3fn)
+CODES = np.dtype(ml_dtypes.float8_e4m3fn)
+"""NumPy dtype of the codes."""
 # An e4m3 number keeps its relative precision over fifteen octaves, so clipping gains nothing: only where the group's
 # values fall within an octave is worth a search. Eighths of an octave, as literals: pow may round otherwise elsewhere.
 _OCTAVE = tuple(
@@ -64,7 +65,7 @@ class Float8:
     def parts(self, rows: int, columns: int) -> Mapping[str, PartSpec]:
         """`codes` e4m3 [rows, columns]; `scales` float32 [rows, 1] or [row blocks, column blocks]."""
         scales = (-(-rows // self.block), -(-columns // self.block)) if self.block else (rows, 1)
-        return {"codes": PartSpec((rows, columns), _CODES), "scales": PartSpec(scales, np.dtype(np.float32))}
+        return {"codes": PartSpec((rows, columns), CODES), "scales": PartSpec(scales, np.dtype(np.float32))}
 
     def stored_bytes(self, rows: int, columns: int) -> int:
         """As the parts are."""
@@ -118,7 +119,7 @@ def decode(quantized: QuantizedTensor) -> FloatArray:
 
 
 def _round(scaled: FloatArray) -> Array:
-    return np.clip(scaled, -LARGEST, LARGEST).astype(_CODES)
+    return np.clip(scaled, -LARGEST, LARGEST).astype(CODES)
 
 
 def _to_regions(values: FloatArray, fmt: Float8) -> FloatArray:

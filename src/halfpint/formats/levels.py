@@ -145,15 +145,18 @@ def decode(quantized: QuantizedTensor) -> FloatArray:
     fmt = quantized.format
     assert isinstance(fmt, Levels)
     _, columns = quantized.shape
-    scales = quantized.parts["scales"]
-    if fmt.name == "mxfp4":
-        factors = np.ldexp(np.float32(1), scales.astype(np.int32) - _E8M0_BIAS).astype(np.float32)
-    elif fmt.name == "nvfp4":
-        factors = (scales.astype(np.float32) / quantized.parts["global_scale"]).astype(np.float32)
-    else:
-        factors = scales.astype(np.float32)
     values = fmt.table[quantized.parts["codes"]]
-    return values * np.repeat(factors, fmt.group_size, axis=1)[:, :columns]
+    return values * np.repeat(factors(fmt, quantized.parts), fmt.group_size, axis=1)[:, :columns]
+
+
+def factors(fmt: Levels, parts: Mapping[str, Array]) -> FloatArray:
+    """Give what the levels of each group are multiplied by, float32 [rows, groups]."""
+    scales = parts["scales"]
+    if fmt.name == "mxfp4":
+        return np.ldexp(np.float32(1), scales.astype(np.int32) - _E8M0_BIAS).astype(np.float32)
+    if fmt.name == "nvfp4":
+        return (scales.astype(np.float32) / parts["global_scale"]).astype(np.float32)
+    return scales.astype(np.float32)
 
 
 def nearest_level(scaled: FloatArray, table: FloatArray) -> Array:

@@ -79,8 +79,8 @@ def prepare(weight: FloatArray, importance: FloatArray) -> Groups:
 
 
 def power_of_two(magnitude: FloatArray) -> FloatArray:
-    """Give the largest power of two not above each magnitude, float32, between 2**-126 and 2**126."""
-    exponents = np.frexp(magnitude)[1] - 1
+    """Give the largest power of two not above each magnitude, float32, between 2**-126 and 2**126; 1 for 0."""
+    exponents = np.where(magnitude > 0, np.frexp(magnitude)[1] - 1, 0)
     limited = np.clip(exponents, -_EXPONENT_LIMIT, _EXPONENT_LIMIT)
     powers: FloatArray = np.ldexp(np.float32(1), limited).astype(np.float32)
     return powers

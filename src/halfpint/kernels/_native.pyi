@@ -39,3 +39,36 @@ class PackedWeight:
     def forward(self, x: FloatArray, out: FloatArray) -> None: ...
     def decode(self, first_row: int, out: FloatArray) -> None: ...
     def gather(self, ids: Array, out: FloatArray) -> None: ...
+
+class AffineSearch:
+    """Where the scales of one integer format are searched."""
+
+    def __init__(
+        self,
+        group_columns: int,
+        symmetric: bool,
+        codes: tuple[float, float],
+        scale_kind: int,
+        scales: tuple[float, float],
+        starts: FloatArray,
+        steps: FloatArray,
+        refits: int,
+    ) -> None: ...
+
+def encode_affine(
+    search: AffineSearch,
+    weight: Array,
+    halves: bool,
+    importance: FloatArray | None,
+    codes: Array,
+    scales: Array,
+    zero_points: Array | None,
+) -> None: ...
+def decode_codes(
+    codes: Array,
+    values: FloatArray,
+    scales: FloatArray,
+    zero_points: FloatArray | None,
+    shared: tuple[int, int],
+    out: FloatArray,
+) -> None: ...
