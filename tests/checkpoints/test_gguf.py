@@ -1,6 +1,7 @@
 """GGUF written and read back: names, row orders, blocks, metadata and sizes, for every family."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import gguf_bytes as g
 import tiny_models
 from gguf_bytes import SOUND
 from halfpint import formats
-from halfpint.checkpoints import open_checkpoint
+from halfpint.checkpoints import open_checkpoint, read_float32
 from halfpint.checkpoints.checkpoint import Checkpoint, OutputTensor
 from halfpint.checkpoints.gguf import GGUF
 from halfpint.checkpoints.gguf_reader import GgufCheckpoint
@@ -156,6 +157,29 @@ def test_a_file_copied_from_a_file_is_the_same(family: str, opened: dict[str, Ch
         assert ours == sorted(second.path.read_bytes()[second.parts[0].header.data_start :])
     source.close()
     second.close()
+
+
+def test_stretched_positions_are_configuration(tmp_path: Path) -> None:
+    tiny_models.save_tiny("llama", tmp_path / "model")
+    config_path = tmp_path / "model" / "config.json"
+    config = json.loads(config_path.read_text())
+    config.pop("rope_parameters", None)
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config["rope_scaling"] = {"rope_type": "llama3", "original_max_position_embeddings": 8192, **scaling}
+    config_path.write_text(json.dumps(config))
+    source = open_checkpoint(tmp_path / "model")
+    first = GGUF.open(write(tmp_path / "first.gguf", source, outputs_for(source)))
+    assert list(first.side_tensors) == ["rope_freqs.weight"]
+    assert set(first.tensors) == set(source.tensors)
+    assert scaling.items() <= first.config["rope_scaling"].items()
+    outputs = [OutputTensor(spec.name, spec.shape, spec.format, spec.dtype) for spec in first.tensors.values()]
+    writer = GGUF.create(tmp_path / "second.gguf", first, outputs)
+    for output in outputs:
+        writer.write(output.name, 0, first.read(output.name))
+    second = GGUF.open(writer.finish())
+    assert np.array_equal(second.side_tensors["rope_freqs.weight"], first.side_tensors["rope_freqs.weight"])
+    for checkpoint in (source, first, second):
+        checkpoint.close()
 
 
 def test_the_official_reader_sees_the_same_weights(opened: dict[str, Checkpoint], tmp_path: Path) -> None:
@@ -326,3 +350,31 @@ def test_types_have_the_sizes_of_the_official_package() -> None:
         theirs = constants.GGMLQuantizationType(kind.type_id)
         assert theirs.name == kind.name
         assert constants.GGML_QUANT_SIZES[theirs] == (kind.block_columns, kind.block_bytes)
+
+
+def test_files_of_the_official_writer_are_read(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "toy")
+    metadata = {"texts": ["x", "é"], "integers": [1, 2, -3], "floats": [0.5, 1.5], "bools": [True, False]}
+    for key, values in metadata.items():
+        writer.add_array(f"toy.{key}", values)
+    writer.add_uint64("toy.large", 1 << 63)
+    generator = np.random.default_rng(0)
+    tensors = {name: generator.normal(size=(3, 64)).astype(np.float32) for name in ("F32", "F16", "Q8_0", "Q5_1")}
+    for name, values in tensors.items():
+        kind = gguf.GGMLQuantizationType[name]
+        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    checkpoint = GGUF.open(tmp_path / "model.gguf")
+    for key, values in metadata.items():
+        assert checkpoint.metadata[f"toy.{key}"].plain == values
+    assert checkpoint.metadata["toy.large"].plain == 1 << 63
+    for name, values in tensors.items():
+        kind = gguf.GGMLQuantizationType[name]
+        expected = gguf.quants.dequantize(gguf.quants.quantize(values, kind), kind)
+        assert checkpoint.tensors[name].dtype == name
+        assert np.array_equal(read_float32(checkpoint, name), expected)
+    checkpoint.close()
