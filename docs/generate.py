@@ -181,10 +181,10 @@ def held_by(container: str) -> str:
 
 def command_help(name: str) -> str:
     """Print the help of one command as the command line does."""
-    context = click.Context(main, info_name="halfpint", terminal_width=HELP_COLUMNS)
+    context = click.Context(main, info_name="halfpint", terminal_width=HELP_COLUMNS, **main.context_settings)
     command = main.get_command(context, name)
     assert command is not None
-    inner = click.Context(command, info_name=name, parent=context, terminal_width=HELP_COLUMNS)
+    inner = click.Context(command, info_name=name, parent=context, **command.context_settings)
     return f"```text\n{command.get_help(inner)}\n```"
 
 

@@ -163,7 +163,7 @@ def test_a_traceback_is_printed_on_request_only(tmp_path):
     assert told.exit_code == 3
 
 
-def test_a_closed_pipe_is_quiet(tmp_path):
+def test_a_closed_pipe_is_quiet():
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:
@@ -171,4 +171,15 @@ def test_a_closed_pipe_is_quiet(tmp_path):
             [sys.executable, "-m", "halfpint.cli", "--help"], stdout=closed, stderr=subprocess.PIPE, check=False
         )
     assert done.returncode == group.NOBODY_READS
+    assert done.stderr == b""
+
+
+def test_a_terminal_without_our_signs_gets_escapes():
+    done = subprocess.run(
+        [sys.executable, "-m", "halfpint.cli", "inspect", "demo"],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"\\u2588" in done.stdout
     assert done.stderr == b""

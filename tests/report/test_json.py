@@ -105,3 +105,10 @@ def test_arrays_and_numbers_of_numpy_become_plain():
     read = objects.plain({"counts": np.arange(3), "one": np.int64(5), "flag": np.bool_(True), "half": np.float16(0.5)})
     assert read == {"counts": [0, 1, 2], "one": 5, "flag": True, "half": 0.5}
     assert all(type(entry) is int for entry in read["counts"])
+
+
+def test_json_is_ascii_so_that_no_text_can_drive_a_terminal():
+    text = objects.dumps({"name": "a\x1b[2J\x9b31m\udc80é"})
+    assert text.isascii()
+    assert "\x1b" not in text
+    assert json.loads(text)["name"] == "a\x1b[2J\x9b31m\udc80é"

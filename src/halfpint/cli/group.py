@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -129,6 +130,10 @@ class LazyGroup(click.Group):
         **extra: Any,
     ) -> Any:
         """Run the command line and leave with the exit code that the outcome means."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A terminal that has no bars and no ± gets escapes, not a crash.
+                stream.reconfigure(errors="backslashreplace")
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:

@@ -20,5 +20,12 @@ def emit(as_json: bool, machine: json.Object, card: RenderableType) -> None:
     """Print one result for whoever reads it."""
     if as_json:
         click.echo(json.dumps(machine))
-    else:
-        console().print(card)
+        return
+    screen = console()
+    if screen.is_terminal:
+        screen.print(card)
+        return
+    with screen.capture() as capture:
+        screen.print(card)
+    # Tables are padded to their width, which nobody wants in a file.
+    click.echo("\n".join(line.rstrip() for line in capture.get().strip("\n").split("\n")))

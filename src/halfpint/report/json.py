@@ -30,8 +30,11 @@ Object = dict[str, Any]
 
 
 def dumps(value: Object) -> str:
-    """Write one object as strict JSON; a number that is not finite becomes null, because JSON has no other word."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """Write one object as strict JSON in ASCII, which no encoding and no terminal can take amiss.
+
+    A number that is not finite becomes null, because JSON has no other word for it.
+    """
+    return json.dumps(plain(value), indent=2, allow_nan=False)
 
 
 def plain(value: Any) -> Any:

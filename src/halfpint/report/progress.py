@@ -140,7 +140,7 @@ class Events:
         """Write one event with its time and the memory in use."""
         seconds = round(time.monotonic() - self.started, 3)
         whole = event | {"seconds": seconds, "memory_bytes": resident_bytes()}
-        self.file.write(json.dumps(whole, ensure_ascii=False) + "\n")
+        self.file.write(json.dumps(whole) + "\n")
         self.file.flush()
 
 
