@@ -14,7 +14,7 @@ import pytest
 from json_cases import HOSTILE
 
 from halfpint import formats
-from halfpint.checkpoints import open_checkpoint, read_float32
+from halfpint.checkpoints import open_checkpoint, read_float32, same_values
 from halfpint.checkpoints.checkpoint import Checkpoint, OutputTensor
 from halfpint.checkpoints.huggingface import HuggingFace
 from halfpint.checkpoints.safetensors_file import SafetensorsLayout, SafetensorsWriter
@@ -433,6 +433,20 @@ def test_a_configuration_that_asks_for_programs_is_only_read(tmp_path: Path) -> 
     HuggingFace().create(tmp_path / "out", checkpoint, []).finish()
     assert not (tmp_path / "canary").exists()
     assert not {name for name in set(sys.modules) - before if "evil" in name or name == "configuration"}
+
+
+def test_a_head_that_repeats_its_embedding_is_told(tmp_path: Path) -> None:
+    embedding = np.random.default_rng(1).normal(size=(3000, 3000)).astype(np.float32)
+    changed = embedding.copy()
+    changed[2999, 2999] += 1
+    vector = np.ones(3, np.float32)
+    stored = {"embedding": embedding, "same": embedding, "changed": changed, "halves": embedding.astype(np.float16)}
+    save(tmp_path / "m.safetensors", {**stored, "short": embedding[:5], "a": vector, "b": vector})
+    checkpoint = open_checkpoint(tmp_path / "m.safetensors")
+    assert same_values(checkpoint, "embedding", "same")
+    assert same_values(checkpoint, "a", "b")
+    for other in ("changed", "halves", "short"):
+        assert not same_values(checkpoint, "embedding", other)
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "text file", "missing"])

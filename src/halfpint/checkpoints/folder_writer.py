@@ -15,7 +15,7 @@ from halfpint.checkpoints.safetensors_file import SafetensorsLayout, Safetensors
 from halfpint.checkpoints.safetensors_header import DTYPES
 from halfpint.checkpoints.shards import INDEX_NAME, SINGLE_NAME, is_plain_name
 from halfpint.checkpoints.side_files import CONFIG_NAME, read_side_file, side_files
-from halfpint.checkpoints.staging import Staging, check_apart, check_room
+from halfpint.checkpoints.staging import Staging, check_apart, check_room, write_failure
 from halfpint.errors import CheckpointError, UsageError
 from halfpint.formats.plain import Plain
 from halfpint.tensors import Array, QuantizedTensor
@@ -157,7 +157,7 @@ class FolderWriter:
         """
         if not is_plain_name(name) or (self._staging.path / name).exists():
             raise UsageError(f"{name!r} cannot be added to {self._staging.target}: no plain name, or there already")
-        (self._staging.path / name).write_bytes(data)
+        self._put_file(name, data)
 
     def finish(self) -> Path:
         """Check that every row of every tensor was written, sync to disk, rename."""
@@ -173,12 +173,18 @@ class FolderWriter:
         self._staging.abandon()
 
     def _write_side_files(self, source: Checkpoint, config: Mapping[str, Any]) -> None:
-        folder = self._staging.path
         if source.path.is_dir():
             for path in side_files(source.path):
-                (folder / path.name).write_bytes(read_side_file(source.path, path))
+                self._put_file(path.name, read_side_file(source.path, path))
         if config:
-            (folder / CONFIG_NAME).write_bytes(config_text(config))
+            self._put_file(CONFIG_NAME, config_text(config))
+
+    def _put_file(self, name: str, data: bytes) -> None:
+        path = self._staging.path / name
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise write_failure(path, error) from error
 
     def _write_index(self, layouts: Mapping[str, SafetensorsLayout]) -> None:
         if len(layouts) < 2:
@@ -186,7 +192,7 @@ class FolderWriter:
         weight_map = {name: file for file, layout in layouts.items() for name in layout.entries}
         total = sum(entry.end - entry.begin for layout in layouts.values() for entry in layout.entries.values())
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (self._staging.path / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        self._put_file(INDEX_NAME, json.dumps(index, indent=2).encode() + b"\n")
 
     def _open_files(self, layouts: Mapping[str, SafetensorsLayout]) -> None:
         check_room(self._staging.path, sum(layout.size for layout in layouts.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +16,8 @@ from halfpint.checkpoints.safetensors_header import (
     parse_header,
     serialize_header,
 )
-from halfpint.checkpoints.staging import check_room
-from halfpint.errors import CheckpointError, RoomError, UsageError
+from halfpint.checkpoints.staging import check_room, write_failure
+from halfpint.errors import CheckpointError, UsageError
 from halfpint.tensors import Array
 
 
@@ -147,7 +146,7 @@ class SafetensorsWriter:
             self.close()
             # What was reserved before the reservation failed would go on filling the disk.
             path.unlink(missing_ok=True)
-            raise _no_room(path, error) from error
+            raise write_failure(path, error) from error
 
     def write_bytes(self, name: str, offset: int, values: Array) -> None:
         """Store a C-contiguous array at byte `offset` of a tensor."""
@@ -159,7 +158,7 @@ class SafetensorsWriter:
             if data.nbytes:
                 self._put(data.data, len(self._layout.header) + entry.begin + offset)
         except OSError as error:
-            raise _no_room(self.path, error) from error
+            raise write_failure(self.path, error) from error
 
     def write_rows(self, name: str, start_row: int, values: Array) -> None:
         """Store whole rows of a tensor in its own dtype.
@@ -185,7 +184,7 @@ class SafetensorsWriter:
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise _no_room(self.path, error) from error
+            raise write_failure(self.path, error) from error
 
     def close(self) -> None:
         """Release the file; safe to call again."""
@@ -202,9 +201,3 @@ class SafetensorsWriter:
         done = 0
         while done < len(view):
             done += os.pwrite(self._descriptor, view[done : done + (1 << 30)], offset + done)
-
-
-def _no_room(path: Path, error: OSError) -> RoomError | CheckpointError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        return RoomError(f"no room for {path}: {error.strerror}; free some space and start again")
-    return CheckpointError(f"{path} cannot be written: {error.strerror}")

@@ -7,6 +7,7 @@ after making sure by a lock that nobody is writing it any more.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -156,6 +157,13 @@ def check_room(folder: Path, nbytes: int) -> None:
             f"the output needs {nbytes} bytes and {folder} has {free} free; free some space, "
             "give another place, or choose fewer bits"
         )
+
+
+def write_failure(path: Path, error: OSError) -> RoomError | CheckpointError:
+    """Say in our words why a file could not be written; the caller raises it."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return RoomError(f"no room for {path}: {error.strerror}; free some space and start again")
+    return CheckpointError(f"{path} cannot be written: {error.strerror}")
 
 
 def _remove_stale(target: Path) -> None:

@@ -86,7 +86,7 @@ def unpack_bits(words: NDArray[np.uint32], bits: int, count: int) -> NDArray[np.
     rows, available = words.shape
     if available < words_per_row(count, bits):
         raise ShapeError(f"{available} words hold fewer than {count} codes of {bits} bits")
-    octets = np.ascontiguousarray(words, dtype="<u4").view(np.uint8).reshape(rows, -1)
+    octets = np.ascontiguousarray(words, dtype="<u4").view(np.uint8).reshape(rows, 4 * available)
     codes = np.empty((rows, count), dtype=np.uint8)
     longs = -(-count // _LONG_CODES)
 
