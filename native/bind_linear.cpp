@@ -48,10 +48,11 @@ void require(bool holds, const char* what) {
 // threads, and waiting for one that the system has put aside, does not cost more than it gains.
 constexpr std::size_t kLeastWeights = 1 << 18;
 
-std::size_t row_grain(const Weight& weight) {
-    const std::size_t least = kLeastWeights / std::max<std::size_t>(1, weight.columns) + 1;
+std::size_t row_grain(const Weight& weight, std::size_t tokens) {
+    const std::size_t row_work = weight.columns * (1 + tokens / 8);  // tokens are cheap beside decoding
+    const std::size_t least = kLeastWeights / row_work + 1;
     const std::size_t shares = 4 * static_cast<std::size_t>(thread_count());
-    return std::max(least, weight.rows / shares + 1);
+    return (std::max(least, weight.rows / shares + 1) + 3) / 4 * 4;  // whole tiles
 }
 
 LevelKind level_kind(const Floats1& levels) {
@@ -123,8 +124,9 @@ public:
         const float* input = x.data();
         float* output = out.data();
         const nb::gil_scoped_release released;
-        parallel_for(weight_.rows, row_grain(weight_), [&](std::size_t begin, std::size_t end) {
-            kernels.product(weight_, begin, end, input, tokens, output);
+        parallel_for(weight_.rows, row_grain(weight_, tokens), [&](std::size_t begin, std::size_t end) {
+            std::vector<float> scratch(kScratchRows * weight_.columns);
+            kernels.product(weight_, begin, end, input, tokens, output, scratch.data());
         });
     }
 

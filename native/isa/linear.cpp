@@ -1,5 +1,6 @@
-// Matrix products over packed weights: a row is decoded in chunks of 256 columns that stay in the first-level cache,
-// and each chunk is multiplied with every token at once. Compiled once per instruction set.
+// Matrix products over packed weights. For few tokens a row is decoded in chunks of 256 columns that stay in the
+// first-level cache, and each chunk is multiplied at once. For more, a few whole rows are decoded and multiplied with
+// all tokens in tiles. Both sum in the same order and give the same bits. Compiled once per instruction set.
 #include "isa/linear.hpp"
 
 #include <algorithm>
@@ -21,97 +22,56 @@ namespace {
 
 #include "isa/widen.hpp"  // before decode.hpp, which builds on it
 #include "isa/decode.hpp"
+#include "isa/tiles.hpp"
 
-// Sums run in 64 lanes, lane i taking columns i, i + 64, ...; AVX2 and AVX-512 therefore give the same bits.
-constexpr std::size_t kLanes = 64;
-constexpr std::size_t kMostTokens = 8;
+constexpr std::size_t kFewTokens = 4;
+static_assert(kTileRows <= kScratchRows);
+
+// Activations that are multiplied with decoded rows before the next rows: they stay in the second-level cache.
+constexpr std::size_t kTileFloats = 1 << 18;
 
 struct Lanes {
-#if defined(__AVX512F__)
-    __m512 part[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    Vec16 part[4];
 
     void add_products(const float* a, const float* b) {
-        for (int i = 0; i < 4; ++i)
-            part[i] = _mm512_fmadd_ps(_mm512_loadu_ps(a + 16 * i), _mm512_loadu_ps(b + 16 * i), part[i]);
+        for (int i = 0; i < 4; ++i) part[i].add_product(Vec16::load(a + 16 * i), Vec16::load(b + 16 * i));
     }
-    void store(float* out) const {
-        for (int i = 0; i < 4; ++i) _mm512_storeu_ps(out + 16 * i, part[i]);
-    }
-#elif defined(__AVX2__)
-    __m256 part[8] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
-                      _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
-
-    void add_products(const float* a, const float* b) {
-        for (int i = 0; i < 8; ++i)
-            part[i] = _mm256_fmadd_ps(_mm256_loadu_ps(a + 8 * i), _mm256_loadu_ps(b + 8 * i), part[i]);
-    }
-    void store(float* out) const {
-        for (int i = 0; i < 8; ++i) _mm256_storeu_ps(out + 8 * i, part[i]);
-    }
-#else
-    float part[kLanes] = {};
-
-    void add_products(const float* a, const float* b) {
-        for (std::size_t i = 0; i < kLanes; ++i) part[i] += a[i] * b[i];
-    }
-    void store(float* out) const { std::memcpy(out, part, sizeof part); }
-#endif
-
-    // The lanes are added in halves: 64 to 32 to ... to 1.
     float sum() const {
-        float values[kLanes];
-        store(values);
-        for (std::size_t half = kLanes / 2; half > 0; half /= 2)
-            for (std::size_t i = 0; i < half; ++i) values[i] += values[i + half];
-        return values[0];
+        alignas(64) float lanes[kLanes];
+        for (int i = 0; i < 4; ++i) part[i].store(lanes + 16 * i);
+        return sum_lanes(lanes);
     }
 };
 
-// Products of one row with `tokens` vectors that lie `stride` floats apart.
+// Products of one row with `tokens` vectors.
 template <WeightKind kind, std::size_t tokens>
-void row_product(const Weight& weight, std::size_t row, const float* x, std::size_t stride, float* out) {
+void row_product(const Weight& weight, std::size_t row, const float* x, float* out) {
     const std::uint8_t* row_data = weight.data + row * weight.row_bytes;
     Lanes sums[tokens];
     alignas(64) float decoded[kChunk];
     for (std::size_t begin = 0; begin < weight.columns; begin += kChunk) {
         const std::size_t count = std::min(kChunk, weight.columns - begin);
         Decoder<kind>::chunk(weight, row_data, row, begin, count, decoded);
-        const std::size_t column = count / kLanes * kLanes;
+        const std::size_t whole = count / kLanes * kLanes;
         for (std::size_t token = 0; token < tokens; ++token) {
             Lanes sum = sums[token];  // in registers for the whole chunk
-            const float* values = x + token * stride + begin;
-            for (std::size_t i = 0; i < column; i += kLanes) sum.add_products(decoded + i, values + i);
-            sums[token] = sum;
-        }
-        if (column < count) {  // a short end is padded with zeros: 0 * 0 adds nothing
-            alignas(64) float padded[2][kLanes] = {};
-            std::memcpy(padded[0], decoded + column, 4 * (count - column));
-            for (std::size_t token = 0; token < tokens; ++token) {
-                std::memcpy(padded[1], x + token * stride + begin + column, 4 * (count - column));
-                sums[token].add_products(padded[0], padded[1]);
+            const float* values = x + token * weight.columns + begin;
+            for (std::size_t i = 0; i < whole; i += kLanes) sum.add_products(decoded + i, values + i);
+            if (whole < count) {  // a short end is padded with zeros: 0 * 0 adds nothing
+                alignas(64) float padded[2][kLanes] = {};
+                std::memcpy(padded[0], decoded + whole, 4 * (count - whole));
+                std::memcpy(padded[1], values + whole, 4 * (count - whole));
+                sum.add_products(padded[0], padded[1]);
             }
+            sums[token] = sum;
         }
     }
     for (std::size_t token = 0; token < tokens; ++token) out[token * weight.rows] = sums[token].sum();
 }
 
 template <WeightKind kind, std::size_t tokens>
-void rows_product(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x, float* out) {
-    for (std::size_t row = row_begin; row < row_end; ++row)
-        row_product<kind, tokens>(weight, row, x, weight.columns, out + row);
-}
-
-using RowsProduct = void (*)(const Weight&, std::size_t, std::size_t, const float*, float*);
-
-template <WeightKind kind>
-void any_product(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x, std::size_t tokens,
-                 float* out) {
-    static constexpr std::array<RowsProduct, kMostTokens> by_tokens = []<std::size_t... i>(std::index_sequence<i...>) {
-        return std::array<RowsProduct, kMostTokens>{&rows_product<kind, i + 1>...};
-    }(std::make_index_sequence<kMostTokens>{});
-    for (std::size_t token = 0; token < tokens; token += kMostTokens)
-        by_tokens[std::min(kMostTokens, tokens - token) - 1](weight, row_begin, row_end, x + token * weight.columns,
-                                                              out + token * weight.rows);
+void few_tokens(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x, float* out) {
+    for (std::size_t row = row_begin; row < row_end; ++row) row_product<kind, tokens>(weight, row, x, out + row);
 }
 
 template <WeightKind kind>
@@ -119,6 +79,36 @@ void any_decode_row(const Weight& weight, std::size_t row, float* out) {
     const std::uint8_t* row_data = weight.data + row * weight.row_bytes;
     for (std::size_t begin = 0; begin < weight.columns; begin += kChunk)
         Decoder<kind>::chunk(weight, row_data, row, begin, std::min(kChunk, weight.columns - begin), out + begin);
+}
+
+template <WeightKind kind>
+void many_tokens(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x, std::size_t tokens,
+                 float* out, float* scratch) {
+    const std::size_t columns = weight.columns;
+    const std::size_t most = std::max<std::size_t>(8, kTileFloats / columns / kTileTokens) * kTileTokens;
+    for (std::size_t first = 0; first < tokens; first += most) {
+        const std::size_t count = std::min(most, tokens - first);
+        for (std::size_t row = row_begin; row < row_end;) {
+            const std::size_t rows = row + kTileRows <= row_end ? kTileRows : 1;
+            for (std::size_t i = 0; i < rows; ++i) any_decode_row<kind>(weight, row + i, scratch + i * columns);
+            tiles_product(scratch, rows, x + first * columns, count, columns, out + first * weight.rows + row,
+                          weight.rows);
+            row += rows;
+        }
+    }
+}
+
+using FewTokens = void (*)(const Weight&, std::size_t, std::size_t, const float*, float*);
+
+template <WeightKind kind>
+void any_product(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x, std::size_t tokens,
+                 float* out, float* scratch) {
+    static constexpr auto by_tokens = []<std::size_t... i>(std::index_sequence<i...>) {
+        return std::array<FewTokens, kFewTokens>{&few_tokens<kind, i + 1>...};
+    }(std::make_index_sequence<kFewTokens>{});
+    if (tokens == 0) return;
+    if (tokens <= kFewTokens) return by_tokens[tokens - 1](weight, row_begin, row_end, x, out);
+    many_tokens<kind>(weight, row_begin, row_end, x, tokens, out, scratch);
 }
 
 constexpr std::size_t kKinds = static_cast<std::size_t>(WeightKind::count);
@@ -132,8 +122,8 @@ constexpr auto kDecoders = []<std::size_t... i>(std::index_sequence<i...>) {
 }(std::make_index_sequence<kKinds>{});
 
 void product(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x, std::size_t tokens,
-             float* out) {
-    kProducts[static_cast<std::size_t>(weight.kind)](weight, row_begin, row_end, x, tokens, out);
+             float* out, float* scratch) {
+    kProducts[static_cast<std::size_t>(weight.kind)](weight, row_begin, row_end, x, tokens, out, scratch);
 }
 
 void decode_row(const Weight& weight, std::size_t row, float* out) {

@@ -55,12 +55,15 @@ struct Weight {
     Codebook codebook;  // for codes4 and codes8
 };
 
+constexpr std::size_t kScratchRows = 4;
+
 struct LinearKernels {
     const char* isa;
     // out[token * weight.rows + row] = sum over columns of weight[row][column] * x[token * columns + column],
-    // for rows in [row_begin, row_end), in float32, always in the same order of summation.
+    // for rows in [row_begin, row_end), in float32, always in the same order of summation. `scratch` has room for
+    // kScratchRows * columns floats.
     void (*product)(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x,
-                    std::size_t tokens, float* out);
+                    std::size_t tokens, float* out, float* scratch);
     // One row as float32: the same bits as the NumPy reference.
     void (*decode_row)(const Weight& weight, std::size_t row, float* out);
 };

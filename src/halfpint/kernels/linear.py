@@ -1,9 +1,9 @@
 """Products of activations with weights that stay in their compact form.
 
-`Linear` is the handle that the engine holds for each weight. For few tokens its product is native: every row is
-decoded piece by piece in the first-level cache and multiplied at once, in one fixed order of summation, so that
-the result does not depend on the number of threads. For many tokens panels of rows are decoded to float32 and
-multiplied by BLAS. `reference_forward` is the truth that both are tested against.
+`Linear` is the handle that the engine holds for each weight. Its product is native: for few tokens every row is
+decoded piece by piece in the first-level cache and multiplied at once; for many, a few rows are decoded and
+multiplied with all tokens in tiles. The order of summation is fixed, so that the result depends neither on the
+number of threads nor on which tokens come together. `reference_forward` is the truth that it is tested against.
 """
 
 from __future__ import annotations
@@ -18,12 +18,6 @@ from halfpint.errors import ShapeError
 from halfpint.kernels import _native
 from halfpint.kernels.packed import Packed, pack
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
-
-FEW_TOKENS = 8
-"""Up to so many tokens the native product decodes the weight once and is faster than decoding and BLAS."""
-
-_PANEL_BYTES = 4 << 20
-"""Decoded rows that go to BLAS at a time: large enough for its speed, small enough for the second-level cache."""
 
 STORED: Mapping[str, str] = MappingProxyType(
     {
@@ -40,7 +34,6 @@ def explain() -> str:
     """Say which kernels run on this machine, and how each kind of weight is kept; for `halfpint doctor`."""
     lines = [f"linear products: {_native.linear_isa()} ({_native.thread_count()} threads)"]
     lines += [f"  {kind}: {how}" for kind, how in STORED.items()]
-    lines.append(f"  more than {FEW_TOKENS} tokens at once: panels of rows decoded to float32, product by BLAS")
     return "\n".join(lines)
 
 
@@ -60,13 +53,10 @@ class Linear:
         If the dtype is not a plain float.
     """
 
-    __slots__ = ("_packed", "_plain")
+    __slots__ = ("_packed",)
 
     def __init__(self, weight: Array | QuantizedTensor) -> None:
         self._packed: Packed = pack(weight)
-        plain = not isinstance(weight, QuantizedTensor) and weight.dtype == np.float32 and weight.flags.aligned
-        # Plain float32 goes to BLAS as it is.
-        self._plain: FloatArray | None = weight if plain and not isinstance(weight, QuantizedTensor) else None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -104,24 +94,8 @@ class Linear:
         if x.ndim != 2 or x.shape[1] != columns:
             raise ShapeError(f"activations of shape {list(x.shape)} for a weight of shape {[rows, columns]}")
         x = np.ascontiguousarray(x, np.float32)
-        if 0 < x.shape[0] <= FEW_TOKENS:
-            out = np.empty((x.shape[0], rows), np.float32)
-            self._packed.handle.forward(x, out)
-            return out
-        if self._plain is not None:
-            product: FloatArray = x @ self._plain.T
-            return product
-        return self._by_panels(x)
-
-    def _by_panels(self, x: FloatArray) -> FloatArray:
-        rows, columns = self.shape
         out = np.empty((x.shape[0], rows), np.float32)
-        height = max(1, min(rows, _PANEL_BYTES // (4 * columns)))
-        panel = np.empty((height, columns), np.float32)
-        for start in range(0, rows, height):
-            end = min(rows, start + height)
-            self._packed.handle.decode(start, panel[: end - start])
-            np.matmul(x, panel[: end - start].T, out=out[:, start:end])
+        self._packed.handle.forward(x, out)
         return out
 
     def rows(self, ids: Array) -> FloatArray:
