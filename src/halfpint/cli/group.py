@@ -166,7 +166,9 @@ def explain(error: BaseException) -> Ended:
     if isinstance(error, MemoryError):
         return Ended("error: not enough memory; close other programs or take a smaller model", OUT_OF_ROOM)
     if isinstance(error, OSError):
-        return Ended(f"error: {one_line(str(error))}", OUT_OF_ROOM if error.errno in _NO_ROOM else BAD_INPUT)
+        where = f": {error.filename}" if error.filename else ""
+        said = one_line(f"{error.strerror or error}{where}")
+        return Ended(f"error: {said}", OUT_OF_ROOM if error.errno in _NO_ROOM else BAD_INPUT)
     said = one_line(f"{type(error).__name__}: {error}")
     return Ended(f"error: a fault of halfpint itself: {said}; --traceback shows where, please report it", OWN_FAULT)
 
