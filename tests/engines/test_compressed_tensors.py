@@ -103,8 +103,8 @@ def test_vllm_runs_4_bits_packed_and_says_the_likelihoods_that_transformers_says
     answer = vllm_engine.run(quantized, TOKENS, count=1, top=5)
     log_probabilities = logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True))
     ours = np.take_along_axis(log_probabilities[: len(answer.top_ids)], answer.top_ids, axis=1)
-    # Both compute in bfloat16, in another order: 3 digits.
-    assert np.abs(ours - answer.top_log_probabilities).mean() < 0.05
+    # Both compute in bfloat16, in another order, and logits near 8 are 0.06 apart there. Either is 0.05 from float32.
+    assert np.abs(ours - answer.top_log_probabilities).mean() < 0.1
     packed = [line for line in answer.kernels if "WNA16" in line]
     plain = [line for line in answer.kernels if "UnquantizedLinear" in line]
     assert len(packed) == 6
