@@ -243,6 +243,8 @@ def test_a_folder_without_a_tokenizer_says_so(tmp_path: Path) -> None:
         ("tokenizer.json", "[" * 100_000, "no tokenizer"),
         ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}', "no tokenizer"),
         ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["b c"]}}', "no tokenizer"),
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}}', "4294967295"),
+        ("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 524288}, "merges": []}}', "524288"),
         ("tokenizer_config.json", '{"eos_token": "<nothing>"}', "<nothing>"),
         ("tokenizer_config.json", '{"eos_token": 3}', "must be a text"),
         ("tokenizer_config.json", '{"chat_template": 3}', "chat_template"),

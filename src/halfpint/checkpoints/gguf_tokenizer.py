@@ -22,7 +22,13 @@ import tokenizers
 from halfpint.checkpoints import pretokenizers
 from halfpint.checkpoints.gguf_metadata import GgufValue, ValueType, array, boolean, text, texts, uint32
 from halfpint.checkpoints.sentencepiece import METASPACE, SpacePrefix, scores_of_merges, space_prefix
-from halfpint.checkpoints.tokenizer_files import SpecialTokens, TokenizerFiles, read_tokenizer_files, tokenizer_errors
+from halfpint.checkpoints.tokenizer_files import (
+    LARGEST_VOCABULARY,
+    SpecialTokens,
+    TokenizerFiles,
+    read_tokenizer_files,
+    tokenizer_errors,
+)
 from halfpint.errors import CheckpointError, UnsupportedError
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -32,9 +38,6 @@ SPACE_PREFIX_KEY = "halfpint.space_prefix"
 """Our own key, for what `tokenizer.ggml.add_space_prefix` cannot say: a `SpacePrefix`."""
 
 _GGUF_PREFIXES = (SpacePrefix.ALWAYS, SpacePrefix.NEVER)
-
-LARGEST_VOCABULARY = 1 << 19
-"""Tokens; the largest vocabularies of known families have half of that."""
 
 
 class TokenType(IntEnum):

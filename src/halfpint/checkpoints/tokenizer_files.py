@@ -18,6 +18,9 @@ from halfpint.errors import CheckpointError, HalfpintError
 LARGEST_TOKENIZER = 64 << 20
 """Bytes of tokenizer.json; that of a vocabulary of 262,144 tokens has 33 million."""
 
+LARGEST_VOCABULARY = 1 << 19
+"""Tokens; the largest vocabularies of known families have half of that."""
+
 LARGEST_TEMPLATE = 1 << 20
 """Bytes of a chat template; the longest published ones have some ten thousand."""
 
@@ -112,10 +115,14 @@ def parse_tokenizer(data: bytes, what: str) -> tokenizers.Tokenizer:
     Raises
     ------
     CheckpointError
-        If it is not accepted.
+        If it is not accepted, or has ids far beyond any vocabulary.
     """
     with tokenizer_errors(f"{what} is no tokenizer"):
-        return tokenizers.Tokenizer.from_buffer(data)
+        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        size = vocabulary_size(tokenizer)
+    if size > LARGEST_VOCABULARY:  # the library walks over all ids up to the largest, and ends the process on the way
+        raise CheckpointError(f"{what} has ids up to {size - 1}; vocabularies have at most {LARGEST_VOCABULARY}")
+    return tokenizer
 
 
 def vocabulary_size(tokenizer: tokenizers.Tokenizer) -> int:

@@ -12,9 +12,9 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from halfpint.checkpoints import pretokenizers
 from halfpint.checkpoints.gguf_metadata import Metadata
-from halfpint.checkpoints.gguf_tokenizer import BYTE_TOKEN, LARGEST_VOCABULARY, SPACE_PREFIX_KEY, TokenType
+from halfpint.checkpoints.gguf_tokenizer import BYTE_TOKEN, SPACE_PREFIX_KEY, TokenType
 from halfpint.checkpoints.sentencepiece import METASPACE, SpacePrefix, merges_of_scores
-from halfpint.checkpoints.tokenizer_files import LARGEST_TEMPLATE, SpecialTokens, tokenizer_errors
+from halfpint.checkpoints.tokenizer_files import LARGEST_TEMPLATE, LARGEST_VOCABULARY, SpecialTokens, tokenizer_errors
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.tokenization.tokenizer import Tokenizer
 
