@@ -18,6 +18,8 @@ from halfpint.pipeline.measurement import held_out_windows
 from halfpint.pipeline.options import MeasureOptions, QuantizeOptions
 
 OPTIONS = MeasureOptions(tokens=600, window_tokens=100)
+# Two float32 models of sharp distributions differ by so many nats without a reason; it counts for gemma2 only.
+NOISE = 5e-8
 FAMILIES = ("llama", "gemma2", "qwen3_moe")
 
 
@@ -88,11 +90,11 @@ def test_divergence_is_that_of_full_logits_by_transformers(folder, quantized):
         losses.append(-np.take_along_axis(q, ids[1:, None], axis=1)[:, 0])
     kl = np.concatenate(divergences)
     quality = verbs.measure(quantized, folder, OPTIONS).quality
-    assert quality.kl_mean == pytest.approx(kl.mean(), rel=1e-3, abs=1e-8)
-    assert quality.kl_median == pytest.approx(np.median(kl), rel=1e-3, abs=1e-8)
-    assert quality.kl_max == pytest.approx(kl.max(), rel=1e-3, abs=1e-8)
+    assert quality.kl_mean == pytest.approx(kl.mean(), rel=1e-3, abs=NOISE)
+    assert quality.kl_median == pytest.approx(np.median(kl), rel=1e-3, abs=NOISE)
+    assert quality.kl_max == pytest.approx(kl.max(), rel=1e-3, abs=NOISE)
     assert quality.top1_agreement == pytest.approx(np.concatenate(agreements).mean(), abs=2 / len(kl))
-    assert quality.perplexity == pytest.approx(np.exp(np.concatenate(losses).mean()), rel=1e-3, abs=1e-8)
+    assert quality.perplexity == pytest.approx(np.exp(np.concatenate(losses).mean()), rel=1e-3)
 
 
 def test_windows_of_all_lengths_are_scored_as_the_decoder_scores_each_alone(folder, quantized):
@@ -117,10 +119,10 @@ def test_windows_of_all_lengths_are_scored_as_the_decoder_scores_each_alone(fold
         divergences.append((np.exp(p) * (p - q)).sum(axis=1))
     everything = tally.quality()
     assert everything.tokens == sum(len(window.token_ids) - 1 for window in windows)
-    assert everything.kl_mean == pytest.approx(np.concatenate(divergences).mean(), rel=1e-3, abs=1e-8)
+    assert everything.kl_mean == pytest.approx(np.concatenate(divergences).mean(), rel=1e-3)
     for source in ("source 0", "source 1"):
         mine = [kl for kl, window in zip(divergences, windows, strict=True) if window.source == source]
-        assert tally.quality(source).kl_mean == pytest.approx(np.concatenate(mine).mean(), rel=1e-3, abs=1e-8)
+        assert tally.quality(source).kl_mean == pytest.approx(np.concatenate(mine).mean(), rel=1e-3)
     candidate.close()
     reference.close()
 
