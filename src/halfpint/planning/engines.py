@@ -41,6 +41,13 @@ def _transformers(plan: Plan, config: Mapping[str, Any]) -> str | None:
     asymmetric = [t.name for t in plan.tensors if isinstance(t.format, Affine) and not t.format.symmetric]
     if asymmetric:
         return f"compressed-tensors 0.18 to 0.20 cannot load zero points ({asymmetric[0]})"
+    experts = {t.format: t.name for t in plan.tensors if ".experts." in t.name}
+    if plan.container == "compressed-tensors" and len(experts) > 1:
+        # It says nothing, and computes with the scales of one format and the codes of another.
+        return f"it reads all experts of a model in one format ({' and '.join(experts.values())} differ)"
+    for fmt, name in experts.items():
+        if isinstance(fmt, Float8) and fmt.block:
+            return f"it reads experts in fp8 with scales of rows, not of blocks ({name})"
     return None if _known_family(config) else "the model's family is not known"
 
 
