@@ -1,8 +1,8 @@
 """What the table of engines says of plans, before any engine is asked; tests/engines asks them."""
 
 import pytest
-import tiny_models
 
+import tiny_models
 from halfpint import formats
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.planning import engines
