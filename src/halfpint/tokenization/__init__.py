@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.checkpoints.gguf_reader import GgufCheckpoint
 from halfpint.checkpoints.tokenizer_files import read_tokenizer_files
 from halfpint.errors import UnsupportedError
 from halfpint.tokenization.chat import render_chat, render_chats
 from halfpint.tokenization.folder_files import folder_files
-from halfpint.tokenization.gguf_vocabulary import tokenizer_from_metadata
+from halfpint.tokenization.gguf_vocabulary import spells_tokenizer, tokenizer_from_metadata
 from halfpint.tokenization.tokenizer import Message, StreamDecoder, Tokenizer
 
-__all__ = ["Message", "StreamDecoder", "Tokenizer", "folder_files", "load_tokenizer", "render_chat", "render_chats"]
+__all__ = [
+    "Message",
+    "StreamDecoder",
+    "Tokenizer",
+    "folder_files",
+    "has_tokenizer",
+    "load_tokenizer",
+    "render_chat",
+    "render_chats",
+]
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds a tokenizer, be it of a kind that `load_tokenizer` refuses."""
+    if isinstance(checkpoint, GgufCheckpoint):
+        return spells_tokenizer(checkpoint.metadata)
+    return read_tokenizer_files(_folder(checkpoint), checkpoint.config) is not None
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -35,7 +53,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """
     if isinstance(checkpoint, GgufCheckpoint):
         return tokenizer_from_metadata(checkpoint.metadata)
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+    folder = _folder(checkpoint)
     files = read_tokenizer_files(folder, checkpoint.config)
     if files is None:
         raise UnsupportedError(
@@ -43,3 +61,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     return Tokenizer(files.tokenizer, files.special, (), (), files.chat_template)
+
+
+def _folder(checkpoint: Checkpoint) -> Path:
+    """Where the files beside the weights are."""
+    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent

@@ -51,6 +51,11 @@ class _Vocabulary:
         return {self.tokens[token_id]: token_id for token_id in np.flatnonzero(chosen).tolist()}
 
 
+def spells_tokenizer(metadata: Metadata) -> bool:
+    """Whether a GGUF file says that it has a tokenizer, of whatever kind."""
+    return metadata.text(_KEY + "model") not in (None, "none", "no_vocab")
+
+
 def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer:
     """Build the tokenizer that a GGUF file spells out.
 
@@ -62,7 +67,7 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer:
         If its kind or its pre-tokenizer is not known, or the file has none.
     """
     kind = metadata.text(_KEY + "model")
-    if kind in (None, "none", "no_vocab"):
+    if not spells_tokenizer(metadata):
         raise UnsupportedError(f"{metadata.file} has no tokenizer; convert the model again, from a folder that has one")
     if kind not in ("gpt2", "llama"):
         raise UnsupportedError(
