@@ -11,7 +11,7 @@
 namespace nb = nanobind;
 
 namespace halfpint {
-void bind_affine(nb::module_& module);
+void bind_groups(nb::module_& module);
 void bind_encode(nb::module_& module);
 void bind_linear(nb::module_& module);
 }  // namespace halfpint
@@ -30,7 +30,7 @@ NB_MODULE(_native, module) {
     module.def("set_thread_count", &set_thread_count);
     module.def("read_bandwidth", &read_bandwidth, nb::arg("bytes"), nb::arg("rounds"),
                nb::call_guard<nb::gil_scoped_release>());
-    bind_affine(module);
+    bind_groups(module);
     bind_encode(module);
     bind_linear(module);
 }

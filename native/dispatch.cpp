@@ -4,18 +4,18 @@
 
 namespace halfpint {
 namespace portable {
-const AffineKernels& affine_kernels();
+const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 }  // namespace portable
 #if defined(HALFPINT_X86)
 namespace avx2 {
-const AffineKernels& affine_kernels();
+const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 }  // namespace avx2
 namespace avx512 {
-const AffineKernels& affine_kernels();
+const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 }  // namespace avx512
@@ -37,13 +37,13 @@ bool force_isa(Isa isa) {
 }
 
 #if defined(HALFPINT_X86)
-const AffineKernels& affine_kernels() {
+const GroupKernels& group_kernels() {
     switch (active_isa()) {
-        case Isa::avx512: return avx512::affine_kernels();
-        case Isa::avx2: return avx2::affine_kernels();
+        case Isa::avx512: return avx512::group_kernels();
+        case Isa::avx2: return avx2::group_kernels();
         case Isa::portable: break;
     }
-    return portable::affine_kernels();
+    return portable::group_kernels();
 }
 
 const EncodeKernels& encode_kernels() {
@@ -64,7 +64,7 @@ const LinearKernels& linear_kernels() {
     return portable::linear_kernels();
 }
 #else
-const AffineKernels& affine_kernels() { return portable::affine_kernels(); }
+const GroupKernels& group_kernels() { return portable::group_kernels(); }
 const EncodeKernels& encode_kernels() { return portable::encode_kernels(); }
 const LinearKernels& linear_kernels() { return portable::linear_kernels(); }
 #endif

@@ -1,7 +1,7 @@
 // One table of function pointers per instruction set; the table in use is chosen once and can be forced by tests.
 #pragma once
 #include "cpu.hpp"
-#include "isa/affine.hpp"
+#include "isa/groups.hpp"
 #include "isa/encode.hpp"
 #include "isa/linear.hpp"
 
@@ -11,7 +11,7 @@ Isa active_isa();
 // Use the kernels of one instruction set from now on. False when this build or processor does not have it.
 bool force_isa(Isa isa);
 
-const AffineKernels& affine_kernels();
+const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 

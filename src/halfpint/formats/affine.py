@@ -157,28 +157,12 @@ _ASYMMETRIC_STEPS: _Steps = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class SearchGrid:
-    """Where scales of one `Affine` are searched: plain numbers, so that a native kernel follows the same path.
+def search_grid(fmt: Affine) -> search.Grid:
+    """Give the scales that `encode` tries for a format; rounding to the full range is the first of them.
 
-    Attributes
-    ----------
-    starts : tuple of (float32, float32)
-        Symmetric: (divisor of the value of largest magnitude, 0). Asymmetric: parts of the lower and the upper end
-        of the range that the scale spans. Rounding to the full range is the first of both.
-    rounds : tuple of tuple of (float32, float32)
-        Rounds of (factor of the best scale so far, offset of its zero point).
-    refits : int
-        Closed-form refits at the end.
+    Starts are (divisor of the value of largest magnitude, 0) of symmetric formats, and of asymmetric ones parts of the
+    lower and the upper end of the range that the scale spans.
     """
-
-    starts: tuple[tuple[np.float32, np.float32], ...]
-    rounds: tuple[tuple[tuple[np.float32, np.float32], ...], ...]
-    refits: int
-
-
-def search_grid(fmt: Affine) -> SearchGrid:
-    """Give the scales that `encode` tries for a format."""
     zero, one = np.float32(0), np.float32(1)
     if fmt.symmetric:
         smallest, step = _SYMMETRIC_GRID[fmt.bits]
@@ -196,7 +180,7 @@ def search_grid(fmt: Affine) -> SearchGrid:
     rounds = tuple(
         tuple((np.float32(1 + part * (step - 1)), np.float32(offset)) for part, offset in around) for around in steps
     )
-    return SearchGrid(starts, rounds, _REFITS)
+    return search.Grid(starts, rounds, _REFITS)
 
 
 def encode(weight: FloatArray, fmt: Affine, importance: Array | None) -> Mapping[str, Array]:
@@ -233,7 +217,6 @@ def encode(weight: FloatArray, fmt: Affine, importance: Array | None) -> Mapping
     groups = search.prepare(x, search.to_groups(full, size))
     _check_groups(groups, fmt)
     best = _fit_symmetric(groups, fmt) if fmt.symmetric else _fit_asymmetric(groups, fmt)
-    best.scale[groups.empty], best.zero[groups.empty] = (np.float32(1) / groups.unit)[groups.empty], 0
     codes = _quantizer(fmt)(groups.scaled(x, best.scale), best.zero) + best.zero
     parts: dict[str, Array] = {
         "codes": search.from_groups(codes.astype(np.int8 if fmt.symmetric else np.uint8), rows, columns),
@@ -301,35 +284,27 @@ def _quantizer(fmt: Affine) -> search.Quantize:
 
 
 def _fit_symmetric(groups: search.Groups, fmt: Affine) -> search.Best:
-    grid = search_grid(fmt)
     store = search.storable(fmt.scale_type, groups.unit)
-    best = search.Best(groups, _quantizer(fmt))
     peaks = groups.peaks
-    for divisor, _ in grid.starts:
-        best.consider(store(peaks / divisor))
-    for around in grid.rounds:
-        centre = best.scale.copy()
-        for factor, _ in around:
-            best.consider(store(centre * factor))
-    for _ in range(grid.refits):
-        best.consider(store(best.refit()))
+
+    def start(divisor: np.float32, _: np.float32) -> tuple[FloatArray, FloatArray]:
+        return store(peaks / divisor), np.zeros_like(peaks)
+
+    best = search.Best(groups, _quantizer(fmt))
+    search.follow(best, search_grid(fmt), start, store)
     return best
 
 
 def _fit_asymmetric(groups: search.Groups, fmt: Affine) -> search.Best:
-    grid = search_grid(fmt)
     high = np.float32(fmt.highest)
     store = search.storable(fmt.scale_type, groups.unit)
-    best = search.Best(groups, _quantizer(fmt))
     minimum, maximum = groups.x.min(axis=0, initial=0), groups.x.max(axis=0, initial=0)
-    for lower, upper in grid.starts:
+
+    def start(lower: np.float32, upper: np.float32) -> tuple[FloatArray, FloatArray]:
         bottom = minimum * lower
         scale = store((maximum * upper - bottom) / high)
-        best.consider(scale, np.rint(np.clip(-bottom / scale, np.float32(0), high)))
-    for around in grid.rounds:
-        centre, zero = best.scale.copy(), best.zero.copy()
-        for factor, offset in around:
-            best.consider(store(centre * factor), np.clip(zero + offset, np.float32(0), high))
-    for _ in range(grid.refits):
-        best.consider(store(best.refit()), best.zero.copy())
+        return scale, np.rint(np.clip(-bottom / scale, np.float32(0), high))
+
+    best = search.Best(groups, _quantizer(fmt))
+    search.follow(best, search_grid(fmt), start, store, fmt.highest)
     return best

@@ -20,10 +20,9 @@ CODES = np.dtype(ml_dtypes.float8_e4m3fn)
 """NumPy dtype of the codes."""
 # An e4m3 number keeps its relative precision over fifteen octaves, so clipping gains nothing: only where the group's
 # values fall within an octave is worth a search. Eighths of an octave, as literals: pow may round otherwise elsewhere.
-_OCTAVE = tuple(
-    np.float32(value)
-    for value in (1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081)
-)  # fmt: skip
+_OCTAVE = (1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081)
+SEARCH_GRID = search.Grid(tuple((np.float32(factor), np.float32(0)) for factor in _OCTAVE))
+"""The scales that `encode` tries: multiples of that which just holds the largest magnitude."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +99,7 @@ def encode(weight: FloatArray, fmt: Float8, importance: Array | None) -> Mapping
     store = search.storable(np.dtype(np.float32), groups.unit)
     best = search.Best(groups, lambda scaled, _: _round(scaled).astype(np.float32))
     base = (np.abs(groups.peaks) / LARGEST).astype(np.float32)
-    for factor in _OCTAVE:
-        best.consider(store(base * factor))
-    best.scale[groups.empty] = (np.float32(1) / groups.unit)[groups.empty]
+    search.follow(best, SEARCH_GRID, search.ratios_of_top(base, store), store)
     codes = _round(groups.scaled(x, best.scale))
     scales = (best.scale * groups.unit).reshape(fmt.parts(rows, columns)["scales"].shape)
     return {"codes": _from_regions(codes, fmt, rows, columns), "scales": scales}

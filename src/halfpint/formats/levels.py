@@ -27,8 +27,11 @@ NF4_LEVELS = (
 E2M1_LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 _E8M0_BIAS = 127
-_E4M3_LARGEST = np.float32(448)
-_E4M3_SMALLEST = np.float32(2.0**-9)  # its smallest subnormal: no group gets scale 0
+E8M0_SMALLEST, E8M0_LARGEST = np.float32(2.0**-127), np.float32(2.0**127)
+"""The range of e8m0, which has powers of two only."""
+E4M3_LARGEST = np.float32(448)
+E4M3_SMALLEST = np.float32(2.0**-9)
+"""e4m3's smallest subnormal: no group gets scale 0."""
 _E2M1_LARGEST = np.float32(6)
 _NVFP4_OUTER_LIMIT = np.float32(2.0**116)
 
@@ -134,7 +137,7 @@ def encode(weight: FloatArray, fmt: Levels, importance: Array | None) -> Mapping
     full = search.spread_importance(importance, (rows, columns))
     groups = search.prepare(x, search.to_groups(full, fmt.group_size))
     encoder = {"nf4": _encode_nf4, "mxfp4": _encode_mxfp4, "nvfp4": _encode_nvfp4}[fmt.name]
-    scales, parts = encoder(groups)
+    scales, parts = encoder(groups, float(np.abs(weight).max()))
     codes = search.from_groups(nearest_level(groups.scaled(x, scales), fmt.table), rows, columns)
     per_group = {"scales": parts.pop("scales").reshape(rows, -1)}
     return {"codes": codes, **per_group, **parts}
@@ -182,55 +185,74 @@ def _quantizer(table: FloatArray) -> search.Quantize:
 
 
 # (smallest, step) of sixteen scales to try, as parts of that which just holds the largest magnitude.
-_NF4_GRID = (0.7, 1.05)
-_NVFP4_GRID = (0.72, 1.055)
+_GRIDS: Mapping[str, tuple[float, float]] = {"nf4": (0.7, 1.05), "nvfp4": (0.72, 1.055)}
 _GRID_COUNT = 16
 _STEPS = (-0.5, -0.25, 0.25, 0.5)
 _REFITS = 2
 
 
-def _search(groups: search.Groups, table: FloatArray, store: search.Store, grid: tuple[float, float]) -> search.Best:
-    best = search.Best(groups, _quantizer(table))
-    base = (np.abs(groups.peaks) / np.float32(np.abs(table).max())).astype(np.float32)
-    for ratio in search.geometric(*grid, _GRID_COUNT):
-        best.consider(store(base * ratio))
-    centre = best.scale.copy()
-    for part in _STEPS:
-        best.consider(store(centre * np.float32(1 + part * (grid[1] - 1))))
-    for _ in range(_REFITS):
-        best.consider(store(best.refit()))
+def search_grid(fmt: Levels) -> search.Grid:
+    """Give the scales that `encode` tries for a format.
+
+    Starts are multiples of the scale that just holds the largest magnitude; of mxfp4, of the largest power of two not
+    above that magnitude.
+    """
+    zero = np.float32(0)
+    if fmt.name == "mxfp4":
+        # The specification's exponent puts the largest magnitude into [4, 8); one more avoids clipping above 6.
+        return search.Grid(tuple((np.float32(2.0**exponent), zero) for exponent in (-2, -1, -3)))
+    smallest, step = _GRIDS[fmt.name]
+    ratios = search.geometric(smallest, step, _GRID_COUNT)
+    around = tuple((np.float32(1 + part * (step - 1)), zero) for part in _STEPS)
+    return search.Grid(tuple((ratio, zero) for ratio in ratios), (around,), _REFITS)
+
+
+def outer_scale(largest: float) -> np.float32:
+    """Give nvfp4's scale of a whole tensor: it maps the largest group's scale to e4m3's largest number.
+
+    Its limit keeps the smallest group scale a number that float32 can divide by.
+    """
+    with np.errstate(over="ignore"):
+        outer = np.float32(E4M3_LARGEST * _E2M1_LARGEST) / np.float32(largest or 1)
+    return np.float32(min(outer, _NVFP4_OUTER_LIMIT))
+
+
+def _fit(groups: search.Groups, fmt: Levels, store: search.Store) -> search.Best:
+    magnitude = np.abs(groups.peaks)
+    if fmt.name == "mxfp4":
+        base = np.ldexp(np.float32(1), np.frexp(magnitude)[1] - 1)
+    else:
+        base = magnitude / np.float32(np.abs(fmt.table).max())
+    best = search.Best(groups, _quantizer(fmt.table))
+    search.follow(best, search_grid(fmt), search.ratios_of_top(base.astype(np.float32), store), store)
     return best
 
 
-def _encode_nf4(groups: search.Groups) -> tuple[FloatArray, dict[str, Array]]:
-    best = _search(groups, NF4.table, search.storable(np.dtype(np.float32), groups.unit), _NF4_GRID)
-    best.scale[groups.empty] = (np.float32(1) / groups.unit)[groups.empty]
+def _encode_nf4(groups: search.Groups, _: float) -> tuple[FloatArray, dict[str, Array]]:
+    best = _fit(groups, NF4, search.storable(_SCALES["nf4"], groups.unit))
     return best.scale, {"scales": best.scale * groups.unit}
 
 
-def _encode_mxfp4(groups: search.Groups) -> tuple[FloatArray, dict[str, Array]]:
-    best = search.Best(groups, _quantizer(MXFP4.table))
-    exponents = np.frexp(groups.peaks * groups.unit)[1] - 1
-    unit_exponents = np.frexp(groups.unit)[1] - 1
-    # The specification's exponent puts the largest magnitude into [4, 8); one more avoids clipping above 6.
-    for offset in (-2, -1, -3):
-        kept = np.clip(exponents + offset, -_E8M0_BIAS, _E8M0_BIAS)
-        best.consider(np.ldexp(np.float32(1), kept - unit_exponents).astype(np.float32))
-    stored = np.frexp(best.scale)[1] - 1 + unit_exponents + _E8M0_BIAS
-    return best.scale, {"scales": stored.astype(np.uint8)}
+def _encode_mxfp4(groups: search.Groups, _: float) -> tuple[FloatArray, dict[str, Array]]:
+    inverse = np.float32(1) / groups.unit
+
+    def store(scale: FloatArray) -> FloatArray:
+        with np.errstate(under="ignore"):
+            stored: FloatArray = np.clip(scale * groups.unit, E8M0_SMALLEST, E8M0_LARGEST) * inverse
+        return stored
+
+    best = _fit(groups, MXFP4, store)
+    exponents = np.frexp(best.scale * groups.unit)[1] - 1
+    return best.scale, {"scales": (exponents + _E8M0_BIAS).astype(np.uint8)}
 
 
-def _encode_nvfp4(groups: search.Groups) -> tuple[FloatArray, dict[str, Array]]:
-    # The outer scale maps the largest group scale of the tensor to e4m3's largest number. Its limit keeps the
-    # smallest group scale a number that float32 can divide by.
-    largest = np.abs(groups.peaks * groups.unit).max(initial=0) or np.float32(1)
-    with np.errstate(over="ignore"):
-        outer = np.minimum(np.float32(_E4M3_LARGEST * _E2M1_LARGEST) / largest, _NVFP4_OUTER_LIMIT)
+def _encode_nvfp4(groups: search.Groups, largest: float) -> tuple[FloatArray, dict[str, Array]]:
+    outer = outer_scale(largest)
     inverse = np.float32(1) / groups.unit
 
     def inner(scale: FloatArray) -> Array:
         with np.errstate(over="ignore"):
-            limited: Array = np.clip(scale * groups.unit * outer, _E4M3_SMALLEST, _E4M3_LARGEST)
+            limited: Array = np.clip(scale * groups.unit * outer, E4M3_SMALLEST, E4M3_LARGEST)
         return limited.astype(_SCALES["nvfp4"])
 
     def store(scale: FloatArray) -> FloatArray:
@@ -239,5 +261,5 @@ def _encode_nvfp4(groups: search.Groups) -> tuple[FloatArray, dict[str, Array]]:
             stored: FloatArray = np.minimum(inner(scale).astype(np.float32) / outer * inverse, np.float32(2.0**64))
         return stored
 
-    best = _search(groups, NVFP4.table, store, _NVFP4_GRID)
+    best = _fit(groups, NVFP4, store)
     return best.scale, {"scales": inner(best.scale), "global_scale": np.array([outer], dtype=np.float32)}

@@ -122,6 +122,8 @@ class Best:
 
     Attributes
     ----------
+    groups : Groups
+        What is searched.
     scale, zero : float32 [groups]
         The winners. The scale is in units of `Groups.unit`.
     error : float32 [groups]
@@ -130,7 +132,7 @@ class Best:
 
     def __init__(self, groups: Groups, quantize: Quantize) -> None:
         count = groups.x.shape[1]
-        self._groups = groups
+        self.groups = groups
         self._quantize = quantize
         self.scale = np.ones(count, dtype=np.float32)
         self.zero = np.zeros(count, dtype=np.float32)
@@ -138,24 +140,65 @@ class Best:
 
     def levels(self, scale: FloatArray, zero: FloatArray) -> FloatArray:
         """Nearest levels of all weights under the given scales and zero points, [positions, groups]."""
-        return self._quantize(self._groups.x * (np.float32(1) / scale), zero)
+        return self._quantize(self.groups.x * (np.float32(1) / scale), zero)
 
-    def consider(self, scale: FloatArray, zero: FloatArray | None = None) -> None:
+    def consider(self, scale: FloatArray, zero: FloatArray) -> None:
         """Take these scales where they have a smaller error; among equals the first considered stays."""
-        zero = np.zeros_like(scale) if zero is None else zero
-        difference = self._groups.x - scale * self.levels(scale, zero)
-        error = ordered_sum(self._groups.h * difference * difference)
+        difference = self.groups.x - scale * self.levels(scale, zero)
+        error = ordered_sum(self.groups.h * difference * difference)
         better = error < self.error
         self.scale[better], self.zero[better], self.error[better] = scale[better], zero[better], error[better]
 
     def refit(self) -> FloatArray:
         """Closed-form best scales for the codes that the winners give; the winners' own where there is none."""
         levels = self.levels(self.scale, self.zero)
-        products = ordered_sum(self._groups.h * self._groups.x * levels)
-        norms = ordered_sum(self._groups.h * levels * levels)
+        products = ordered_sum(self.groups.h * self.groups.x * levels)
+        norms = ordered_sum(self.groups.h * levels * levels)
         known = (norms > 0) & (products * self.scale > 0)
         refitted: FloatArray = np.where(known, products / np.where(known, norms, np.float32(1)), self.scale)
         return refitted
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where the scales of a format are searched: plain numbers, so that a native kernel follows the same path.
+
+    Attributes
+    ----------
+    starts : tuple of (float32, float32)
+        What the format makes its first scales of.
+    rounds : tuple of tuple of (float32, float32)
+        Rounds of (factor of the best scale so far, offset of its zero point).
+    refits : int
+        Closed-form refits at the end.
+    """
+
+    starts: tuple[tuple[np.float32, np.float32], ...]
+    rounds: tuple[tuple[tuple[np.float32, np.float32], ...], ...] = ()
+    refits: int = 0
+
+
+Start = Callable[[np.float32, np.float32], tuple[FloatArray, FloatArray]]
+"""Two numbers of a grid -> scales as stored, and zero points, to consider first; both [groups]."""
+
+
+def follow(best: Best, grid: Grid, start: Start, store: Store, highest_zero: float = 0) -> None:
+    """Consider all scales of a grid: starts, rounds of steps around the best, refits. Empty groups get scale 1."""
+    for first, second in grid.starts:
+        best.consider(*start(first, second))
+    for around in grid.rounds:
+        centre, zero = best.scale.copy(), best.zero.copy()
+        for factor, offset in around:
+            best.consider(store(centre * factor), np.clip(zero + offset, np.float32(0), np.float32(highest_zero)))
+    for _ in range(grid.refits):
+        best.consider(store(best.refit()), best.zero.copy())
+    empty = best.groups.empty
+    best.scale[empty], best.zero[empty] = store(np.float32(1) / best.groups.unit)[empty], 0
+
+
+def ratios_of_top(base: FloatArray, store: Store) -> Start:
+    """Start from multiples of a scale, without zero points."""
+    return lambda ratio, _: (store(base * ratio), np.zeros_like(base))
 
 
 def geometric(start: float, step: float, count: int) -> tuple[np.float32, ...]:

@@ -40,26 +40,26 @@ class PackedWeight:
     def decode(self, first_row: int, out: FloatArray) -> None: ...
     def gather(self, ids: Array, out: FloatArray) -> None: ...
 
-class AffineSearch:
-    """Where the scales of one integer format are searched."""
+class GroupSearch:
+    """Where the scales of one format are searched; kinds are those of native/isa/groups.hpp."""
 
     def __init__(
         self,
-        group_columns: int,
-        symmetric: bool,
-        codes: tuple[float, float],
-        scale_kind: int,
-        scales: tuple[float, float],
+        group: tuple[int, int],
+        codes: tuple[int, float, float],
+        scales: tuple[int, float, float],
+        start_kind: int,
         starts: FloatArray,
         steps: FloatArray,
         refits: int,
     ) -> None: ...
 
-def encode_affine(
-    search: AffineSearch,
+def encode_groups(
+    search: GroupSearch,
     weight: Array,
     halves: bool,
     importance: FloatArray | None,
+    shared_scale: float,
     codes: Array,
     scales: Array,
     zero_points: Array | None,

@@ -2,7 +2,7 @@
 
 `NATIVE_FORMATS` lists the formats with a native encoder; every other one is encoded by `halfpint.formats`. Which of the
 two runs never changes a result: the native encoders make the same float32 operations in the same order, one block to a
-vector lane, on every instruction set and with any number of threads. All formats but plain floats decode natively.
+vector lane, on every instruction set and with any number of threads.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 
 from halfpint import formats
 from halfpint.errors import ShapeError
-from halfpint.formats import affine, ggml
+from halfpint.formats import ggml
 from halfpint.formats.ggml.encoding import SEARCHES, check_magnitude
 from halfpint.formats.ggml.importance import check_importance
-from halfpint.kernels import _native, plain_codes
+from halfpint.kernels import _native, group_codes
 from halfpint.tensors import Array, FloatArray, Format, QuantizedTensor
 
-NATIVE_FORMATS: frozenset[str] = frozenset(fmt.name for fmt in ggml.FORMATS) | {fmt.name for fmt in affine.FORMATS}
+NATIVE_FORMATS: frozenset[str] = frozenset(fmt.name for fmt in ggml.FORMATS) | {fmt.name for fmt in group_codes.FORMATS}
 """Names of the formats that are encoded and decoded by native code."""
 
 _TARGETS = MappingProxyType(
@@ -62,7 +62,7 @@ def encode(weight: Array, fmt: Format, importance: Array | None = None) -> Quant
     NonFiniteError
         If a weight is NaN or infinite, or an importance is, or is negative.
     """
-    if not isinstance(fmt, ggml.GgmlBlocks | affine.Affine):
+    if not isinstance(fmt, ggml.GgmlBlocks | group_codes.GroupCodes):
         return formats.encode(weight.astype(np.float32, copy=False), fmt, importance)
     rows, columns = weight.shape
     refusal = fmt.refusal(rows, columns)
@@ -72,8 +72,8 @@ def encode(weight: Array, fmt: Format, importance: Array | None = None) -> Quant
     largest = _native.largest_magnitude(words, halves)
     if not np.isfinite(largest):
         formats.check_finite(weight.astype(np.float32, copy=False))
-    if isinstance(fmt, affine.Affine):
-        return plain_codes.encode(words, halves, largest, fmt, importance)
+    if isinstance(fmt, group_codes.GroupCodes):
+        return group_codes.encode(words, halves, largest, fmt, importance)
     check_magnitude(largest, fmt)
     checked = check_importance(importance, (rows, columns))
     blocks = np.empty((rows, columns // fmt.block_columns, fmt.block_bytes), np.uint8)
@@ -85,8 +85,8 @@ def encode(weight: Array, fmt: Format, importance: Array | None = None) -> Quant
 def decode(quantized: QuantizedTensor) -> FloatArray:
     """Give back the float32 [rows, columns] weight, with the bits of `halfpint.formats.decode`."""
     fmt = quantized.format
-    if isinstance(fmt, plain_codes.PlainCodes):
-        return plain_codes.decode(quantized)
+    if isinstance(fmt, group_codes.GroupCodes):
+        return group_codes.decode(quantized)
     if not isinstance(fmt, ggml.GgmlBlocks):
         return formats.decode(quantized)
     weight = np.empty(quantized.shape, np.float32)
