@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 from halfpint.checkpoints.coverage import RowCoverage
 from halfpint.checkpoints.gguf_layout import GgufLayout
 from halfpint.checkpoints.gguf_names import Place
-from halfpint.checkpoints.staging import Staging
-from halfpint.errors import CheckpointError, RoomError, UsageError
+from halfpint.checkpoints.staging import Staging, check_room, write_failure
+from halfpint.errors import UsageError
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
 
 _LARGEST_WRITE = 1 << 30
@@ -34,6 +33,11 @@ class GgufWriter:
         Vectors that are configuration, by the file's name; written at once.
     replace : bool
         Whether a file may stand at `path` already; it stays until `finish`.
+
+    Raises
+    ------
+    RoomError
+        If the disk cannot hold the file: nothing is written then, and nothing stays.
     """
 
     __slots__ = ("_coverage", "_descriptor", "_layout", "_places", "_staging")
@@ -136,12 +140,14 @@ class GgufWriter:
             self._close()
 
     def _begin(self, side_tensors: Mapping[str, FloatArray]) -> None:
+        check_room(self._staging.path.parent, self._layout.size)
         try:
             self._descriptor = os.open(self._staging.path, os.O_WRONLY | os.O_CLOEXEC)
-            # Asked for at once, so that a full disk is told before the work and not at its end. Padding stays zero.
+            # Reserved at once, so that a disk that others fill meanwhile is told now and not at the end. Padding
+            # stays zero.
             os.posix_fallocate(self._descriptor, 0, self._layout.size)
         except OSError as error:
-            raise self._failed(error) from error
+            raise write_failure(self._staging.target, error) from error
         self._put(np.frombuffer(self._layout.header, np.uint8), 0)
         for name, values in side_tensors.items():
             self._put(np.ascontiguousarray(values, np.dtype("<f4")), self._layout.tensors[name].offset)
@@ -181,13 +187,7 @@ class GgufWriter:
             while done < len(view):
                 done += os.pwrite(self._descriptor, view[done : done + _LARGEST_WRITE], offset + done)
         except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> RoomError | CheckpointError:
-        target = self._staging.target
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            return RoomError(f"no room for {target}: {error.strerror}; free some space and start again")
-        return CheckpointError(f"{target} cannot be written: {error.strerror}")
+            raise write_failure(self._staging.target, error) from error
 
     def _close(self) -> None:
         if self._descriptor >= 0:
