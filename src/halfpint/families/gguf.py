@@ -249,11 +249,7 @@ def hf_config(
     family = by_gguf_metadata(metadata)
     if family is None:
         raise UnsupportedError(f"no model family for GGUF architecture {metadata.get('general.architecture')!r}")
-    prefix = family.gguf_architecture + "."
-    fields = Fields(
-        {key.removeprefix(prefix): _tidy(value) for key, value in metadata.items() if key.startswith(prefix)},
-        "GGUF metadata",
-    )
+    fields = _fields_of(family, metadata)
     if "token_embd.weight" not in shapes:
         raise CheckpointError("GGUF file: the tensor token_embd.weight is missing")
     hidden_size, heads = fields.integer("embedding_length", _MAX), fields.integer("attention.head_count", _MAX)
@@ -280,6 +276,13 @@ def hf_config(
     }
     config |= _family_keys(family, fields, config) | _bias_keys(family, shapes)
     return config
+
+
+def _fields_of(family: Family, metadata: Mapping[str, Any]) -> Fields:
+    """Keys of the family's architecture, without its name before them."""
+    prefix = family.gguf_architecture + "."
+    own = {key.removeprefix(prefix): _tidy(value) for key, value in metadata.items() if key.startswith(prefix)}
+    return Fields(own, "GGUF metadata")
 
 
 def _family_keys(family: Family, fields: Fields, config: Mapping[str, Any]) -> dict[str, Any]:
