@@ -17,6 +17,13 @@ def mixture(tmp_path_factory):
     return open_checkpoint(folder)
 
 
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dense")
+    tiny_models.save_tiny("llama", folder, hidden_size=256, intermediate_size=512)
+    return open_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     ("fmt", "rule", "reason"),
     [
@@ -38,3 +45,25 @@ def test_transformers_is_named_only_for_experts_that_it_reads_right(mixture, fmt
     else:
         assert reason in engines.refusals(plan, mixture.config)["transformers"]
     assert "halfpint" in engines.loaders(plan, mixture.config)
+
+
+@pytest.mark.parametrize(
+    ("wish", "reason"),
+    [
+        ({"bits": 4}, None),
+        ({"format": formats.by_name("int4-g128-asym")}, None),
+        ({"bits": 8}, "4-bit groups"),
+        ({"bits": 3}, "kernels for 4 and 8 bits"),
+        ({"format": formats.by_name("fp8")}, "no CPU kernel for fp8"),
+        ({"format": formats.by_name("fp8-block")}, "no CPU kernel for fp8"),
+    ],
+    ids=str,
+)
+def test_vllm_on_a_cpu_is_named_only_for_what_it_has_a_kernel_for(dense, wish, reason):
+    plan = make_plan(dense, CONTAINERS["compressed-tensors"], Wish(**wish))
+    if reason is None:
+        assert {"vllm", "vllm-cpu"} <= set(engines.loaders(plan, dense.config))
+    else:
+        assert reason in engines.refusals(plan, dense.config)["vllm-cpu"]
+    eight_bits_or_four = reason is None or "kernels for" not in reason
+    assert ("vllm" in engines.loaders(plan, dense.config)) == eight_bits_or_four

@@ -40,7 +40,10 @@ def _transformers(plan: Plan, config: Mapping[str, Any]) -> str | None:
         return "reads Hugging Face folders"
     asymmetric = [t.name for t in plan.tensors if isinstance(t.format, Affine) and not t.format.symmetric]
     if asymmetric:
-        return f"compressed-tensors 0.18 to 0.20 cannot load zero points ({asymmetric[0]})"
+        return (
+            "it loads zero points with dequantize=True only; its default load fails in compressed-tensors 0.18 to 0.20 "
+            f"({asymmetric[0]})"
+        )
     experts = {t.format: t.name for t in plan.tensors if ".experts." in t.name}
     if plan.container == "compressed-tensors" and len(experts) > 1:
         # It says nothing, and computes with the scales of one format and the codes of another.
@@ -69,6 +72,8 @@ def _vllm_cpu(plan: Plan, config: Mapping[str, Any]) -> str | None:
         return reason
     for tensor in plan.tensors:
         fmt = tensor.format
+        if isinstance(fmt, Float8):
+            return f"it has no CPU kernel for fp8 weights with 16-bit activations ({tensor.name})"
         if isinstance(fmt, Affine) and (fmt.bits != 4 or fmt.group_size % 2 or tensor.shape[-1] % 32):
             return f"its CPU kernel takes 4-bit groups in multiples of 32 columns only ({tensor.name})"
     return None
