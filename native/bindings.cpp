@@ -28,7 +28,7 @@ NB_MODULE(_native, module) {
     });
     module.def("thread_count", &thread_count);
     module.def("set_thread_count", &set_thread_count);
-    module.def("read_bandwidth", &read_bandwidth, nb::arg("bytes"), nb::arg("rounds"),
+    module.def("read_bandwidth", &read_bandwidth, nb::arg("size_bytes"), nb::arg("rounds"),
                nb::call_guard<nb::gil_scoped_release>());
     bind_groups(module);
     bind_encode(module);

@@ -10,8 +10,8 @@
 
 namespace halfpint {
 
-double read_bandwidth(std::size_t bytes, int rounds) {
-    const std::size_t words = bytes / sizeof(std::uint64_t);
+double read_bandwidth(std::size_t size_bytes, int rounds) {
+    const std::size_t words = size_bytes / sizeof(std::uint64_t);
     std::vector<std::uint64_t> memory(words, 1);
     const std::size_t grain = (words + static_cast<std::size_t>(thread_count()) - 1) /
                               static_cast<std::size_t>(thread_count());

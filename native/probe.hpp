@@ -4,8 +4,8 @@
 
 namespace halfpint {
 
-// Bytes a second that all threads together read from `bytes` of memory, far more than any cache: the best of
+// Bytes a second that all threads together read from `size_bytes` of memory, far more than any cache: the best of
 // `rounds` sweeps, because a machine is only ever slowed down by others.
-double read_bandwidth(std::size_t bytes, int rounds);
+double read_bandwidth(std::size_t size_bytes, int rounds);
 
 }  // namespace halfpint
