@@ -5,16 +5,18 @@ from __future__ import annotations
 import resource
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from halfpint import kernels, solvers
+from halfpint.calibration.statistics import SecondMoments
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint, Writer
 from halfpint.errors import HalfpintError, NonFiniteError, UsageError, VerificationError
+from halfpint.formats import check_finite
 from halfpint.formats.plain import F16, Plain
 from halfpint.pipeline.slicing import row_slices
 from halfpint.pipeline.tokenizer_files import add_tokenizer_files
@@ -24,6 +26,10 @@ from halfpint.tensors import Array, FloatArray, QuantizedTensor
 
 Progress = Callable[[str, int, int, str], None]
 """(stage, bytes done, bytes in all, what is being worked on)."""
+
+
+Gathered = Iterable[Mapping[str, SecondMoments]]
+"""For each block in turn, what the inputs of its weights looked like."""
 
 
 def silent(stage: str, done: int, total: int, detail: str) -> None:
@@ -59,7 +65,9 @@ class Written:
     tensors: tuple[TensorOutcome, ...]
 
 
-def quantize(source: Checkpoint, output: Path, plan: Plan, progress: Progress = silent) -> Written:
+def quantize(
+    source: Checkpoint, output: Path, plan: Plan, gathered: Gathered = (), progress: Progress = silent
+) -> Written:
     """Carry out a plan, and read the result back.
 
     Parameters
@@ -70,6 +78,8 @@ def quantize(source: Checkpoint, output: Path, plan: Plan, progress: Progress = 
         A file for GGUF, a folder otherwise. Appears only when it is whole.
     plan : Plan
         Of this source.
+    gathered : iterable of (Mapping of str to SecondMoments)
+        Block by block, what tensors saw whose solver needs it; nothing for a plan without such.
     progress : Progress
 
     Returns
@@ -89,7 +99,7 @@ def quantize(source: Checkpoint, output: Path, plan: Plan, progress: Progress = 
     writer = CONTAINERS[plan.container].create(output, source, outputs_of(plan.tensors, source))
     try:
         add_tokenizer_files(source, writer)
-        outcomes = _write_all(source, plan, writer, progress)
+        outcomes = _write_all(_Job(source, writer, progress), plan, gathered)
         path = writer.finish()
     except BaseException:
         writer.abandon()
@@ -114,19 +124,47 @@ def refuse_target(source: Checkpoint, output: Path) -> None:
         raise UsageError(f"the folder {output.parent} does not exist; create it first")
 
 
-def _write_all(source: Checkpoint, plan: Plan, writer: Writer, progress: Progress) -> list[TensorOutcome]:
-    total = sum(source.tensors[tensor.name].nbytes for tensor in plan.tensors)
-    done = 0
-    outcomes = []
-    for tensor in plan.tensors:
-        progress("quantize", done, total, tensor.name)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every step needs."""
+
+    source: Checkpoint
+    writer: Writer
+    progress: Progress
+
+    def write(self, tensor: PlannedTensor, moments: SecondMoments | None) -> TensorOutcome:
+        """Solve and write one tensor; its name is added to what goes wrong."""
         try:
-            outcomes.append(_write_tensor(source, tensor, writer))
+            return _write_tensor(self, tensor, moments)
         except HalfpintError as error:
             raise type(error)(f"{tensor.name}: {error}") from error
-        done += source.tensors[tensor.name].nbytes
-    progress("quantize", done, total, "")
-    return outcomes
+
+
+def _write_all(job: _Job, plan: Plan, gathered: Gathered) -> list[TensorOutcome]:
+    """First what needs no text, then block by block what does; outcomes in the plan's order."""
+    calibrated = {t.name: t for t in plan.tensors if solvers.needs_moments(t.solver)}
+    total = sum(job.source.tensors[tensor.name].nbytes for tensor in plan.tensors)
+    done = 0
+    outcomes: dict[str, TensorOutcome] = {}
+    for tensor in plan.tensors:
+        if tensor.name not in calibrated:
+            job.progress("quantize", done, total, tensor.name)
+            outcomes[tensor.name] = job.write(tensor, None)
+            done += job.source.tensors[tensor.name].nbytes
+    if calibrated:
+        for block in gathered:
+            for name in calibrated.keys() & block.keys():
+                job.progress("quantize", done, total, name)
+                outcomes[name] = job.write(calibrated[name], block[name])
+                done += job.source.tensors[name].nbytes
+        unseen = [name for name in calibrated if name not in outcomes]
+        if unseen:
+            raise UsageError(
+                f"the calibration text never reached {unseen[0]} (an expert that no token is routed to?); "
+                "give more text, or leave --calibrate out"
+            )
+    job.progress("quantize", total, total, "")
+    return [outcomes[tensor.name] for tensor in plan.tensors]
 
 
 @dataclass(slots=True)
@@ -141,26 +179,32 @@ class _Sums:
         return (self.error / self.norm) ** 0.5 if self.norm > 0 else 0.0
 
 
-def _write_tensor(source: Checkpoint, tensor: PlannedTensor, writer: Writer) -> TensorOutcome:
+def _write_tensor(job: _Job, tensor: PlannedTensor, moments: SecondMoments | None) -> TensorOutcome:
     started = time.monotonic()
     sums = _Sums()
-    for start, end in row_slices(tensor.shape, tensor.format, source.tensors[tensor.name].format):
-        value = source.read(tensor.name, start, end)
-        result = value if tensor.solver == "copy" else _solve_slice(value, tensor, sums)
-        meant = writer.write(tensor.name, start, result)
+    spec = job.source.tensors[tensor.name]
+    row_wise = tensor.solver == "copy" or solvers.by_name(tensor.solver).row_wise
+    rows = row_slices(tensor.shape, tensor.format, spec.format) if row_wise else [(0, tensor.shape[0])]
+    for start, end in rows:
+        value = job.source.read(tensor.name, start, end)
+        result = value if tensor.solver == "copy" else _solve_slice(value, tensor, moments, sums)
+        meant = job.writer.write(tensor.name, start, result)
         sums.checksums.append((start, end, checksum(meant)))
     return TensorOutcome(tensor, sums.relative(), time.monotonic() - started, tuple(sums.checksums))
 
 
-def _solve_slice(value: Array | QuantizedTensor, tensor: PlannedTensor, sums: _Sums) -> QuantizedTensor | Array:
+def _solve_slice(
+    value: Array | QuantizedTensor, tensor: PlannedTensor, moments: SecondMoments | None, sums: _Sums
+) -> QuantizedTensor | Array:
     weight = to_float32(value)
     fmt = tensor.format
     assert fmt is not None, "a tensor without a format is copied"
     if isinstance(fmt, Plain):
         return _to_plain(weight, fmt)
-    result = solvers.by_name(tensor.solver).solve(weight, None, fmt)
+    check_finite(weight)
+    result = solvers.by_name(tensor.solver).solve(weight, None if moments is None else moments.total, fmt)
     decoded = kernels.decode(result)
-    # float64 dot products in a fixed slice order: the same figures on any number of threads.
+    # In the order of the slices: the same figures on any number of threads.
     difference = (weight - decoded).ravel()
     error = float(np.dot(difference, difference))
     if not np.isfinite(error):

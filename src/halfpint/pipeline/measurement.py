@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from halfpint.calibration.text import Render, Window, cut, plain_conversation, read_files
+from halfpint.calibration.statistics import SecondMoments
+from halfpint.calibration.stream import stream_moments
+from halfpint.calibration.text import Render, Window, bundled, cut, plain_conversation, read_files
 from halfpint.checkpoints.checkpoint import Checkpoint
-from halfpint.errors import CheckpointError
+from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.measuring.comparison import compare, known_config, read, steps
 from halfpint.measuring.text import held_out
 from halfpint.pipeline.job import Progress, silent
 from halfpint.pipeline.options import MeasureOptions
 from halfpint.pipeline.results import Measurement
+from halfpint.plans import Plan
+from halfpint.solvers import needs_moments
 from halfpint.tokenization import Tokenizer, load_tokenizer
 
 # Without --tokens, as many as these operations allow on both models, which is minutes on a laptop, and never so few
@@ -21,6 +25,10 @@ from halfpint.tokenization import Tokenizer, load_tokenizer
 _OPERATIONS = 3e13
 _FEWEST_TOKENS = 2048
 _MOST_TOKENS = 1_000_000
+
+# A few tokens per column of the widest weight that calibration is done for by default.
+_CALIBRATION_TOKENS = 8192
+_CALIBRATION_WINDOW = 256
 
 
 def measure_checkpoints(
@@ -55,15 +63,38 @@ def measure_checkpoints(
     )
 
 
-def held_out_windows(reference: Checkpoint, options: MeasureOptions) -> list[Window]:
-    """Text to measure on, in tokens of the reference model."""
+def held_out_windows(reference: Checkpoint, options: MeasureOptions, kinds: Collection[str] = ()) -> list[Window]:
+    """Text to measure on, in tokens of the reference model; of the bundled text only these kinds, if any are named."""
     config = known_config(reference)
     tokenizer = load_tokenizer(reference)
     render = conversation_renderer(tokenizer)
     sources = read_files(options.texts, render) if options.texts else held_out(render)
+    if kinds:
+        sources = [source for source in sources if source.name in kinds]
     parameters = sum(spec.parameters for spec in reference.tensors.values())
     limit = options.tokens or int(min(_MOST_TOKENS, max(_FEWEST_TOKENS, _OPERATIONS / (4 * parameters))))
     return cut(tokenizer, sources, min(options.window_tokens, config.max_positions), limit)
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint brings a tokenizer of a kind that is known."""
+    try:
+        load_tokenizer(checkpoint)
+    except UnsupportedError:
+        return False
+    return True
+
+
+def gather(checkpoint: Checkpoint, plan: Plan) -> Iterator[Mapping[str, SecondMoments]]:
+    """Show a model the bundled calibration text, and give block by block what the weights of a plan see of it."""
+    wanted = frozenset(tensor.name for tensor in plan.tensors if needs_moments(tensor.solver))
+    if not wanted:
+        return iter(())
+    config = known_config(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
+    sources = bundled(conversation_renderer(tokenizer))
+    windows = cut(tokenizer, sources, min(_CALIBRATION_WINDOW, config.max_positions), _CALIBRATION_TOKENS)
+    return stream_moments(checkpoint, windows, wanted)
 
 
 def conversation_renderer(tokenizer: Tokenizer) -> Render:

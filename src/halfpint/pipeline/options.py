@@ -13,6 +13,9 @@ from halfpint.planning.engines import ENGINES
 from halfpint.planning.planner import Wish
 from halfpint.plans import Rule
 
+CALIBRATED_PARAMETERS = 100_000_000
+"""Models up to this size are calibrated unless it is refused: it takes them seconds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureOptions:
@@ -74,6 +77,9 @@ class QuantizeOptions:
         `gguf`, `compressed-tensors`.
     engine : str
         The engine that must be able to load the result, checked before the work; empty for any.
+    calibrate : bool or None
+        Whether linear weights are solved with error feedback, on the bundled calibration text. None does it where
+        it takes seconds: models of a known family with at most `CALIBRATED_PARAMETERS`.
     gate : Gate
     measure : MeasureOptions or None
         None skips the comparison at the end.
@@ -84,6 +90,7 @@ class QuantizeOptions:
     rules: Sequence[str] = ()
     container: str = "gguf"
     engine: str = ""
+    calibrate: bool | None = None
     gate: Gate = field(default_factory=Gate)
     measure: MeasureOptions | None = field(default_factory=MeasureOptions)
 
@@ -96,10 +103,11 @@ class QuantizeOptions:
         if self.gate.wanted and self.measure is None:
             raise UsageError("--keep and --max-kl need the comparison: leave --no-measure out")
 
-    def wish(self) -> Wish:
+    def wish(self, calibrate: bool) -> Wish:
         """The same in the words of planning."""
         fmt = None if self.format is None else formats.by_name(self.format)
-        return Wish(bits=self.bits, format=fmt, rules=tuple(parse_rule(rule) for rule in self.rules))
+        rules = tuple(parse_rule(rule) for rule in self.rules)
+        return Wish(bits=self.bits, format=fmt, rules=rules, calibrate=calibrate)
 
 
 def parse_rule(text: str) -> Rule:

@@ -8,14 +8,15 @@ from pathlib import Path
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import UnsupportedError
+from halfpint.families import find
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline import inspection, job
 from halfpint.pipeline.demonstration import demonstrate
 from halfpint.pipeline.diagnosis import diagnose
 from halfpint.pipeline.job import Progress, silent
-from halfpint.pipeline.measurement import measure_checkpoints
+from halfpint.pipeline.measurement import gather, has_tokenizer, measure_checkpoints
 from halfpint.pipeline.opening import open_model
-from halfpint.pipeline.options import Gate, MeasureOptions, QuantizeOptions
+from halfpint.pipeline.options import CALIBRATED_PARAMETERS, Gate, MeasureOptions, QuantizeOptions
 from halfpint.pipeline.results import (
     DemoResult,
     DoctorReport,
@@ -89,7 +90,7 @@ def plan(model: str | Path, options: QuantizeOptions) -> PlanResult:
 
 
 def _plan(checkpoint: Checkpoint, options: QuantizeOptions) -> PlanResult:
-    made = make_plan(checkpoint, CONTAINERS[options.container], options.wish())
+    made = make_plan(checkpoint, CONTAINERS[options.container], options.wish(calibrates(checkpoint, options)))
     refusals = engines.refusals(made, checkpoint.config)
     if options.engine in refusals:
         raise UnsupportedError(f"{options.engine} cannot load this: {refusals[options.engine]}")
@@ -127,7 +128,7 @@ def quantize(
     source = open_model(model)
     try:
         planned = _plan(source, options)
-        written = job.quantize(source, Path(output), planned.plan, progress)
+        written = job.quantize(source, Path(output), planned.plan, gather(source, planned.plan), progress)
         measurement = None
         if options.measure is not None:
             result = open_checkpoint(written.output)
@@ -148,6 +149,14 @@ def quantize(
         verdict_reason=reason,
         measurement=measurement,
     )
+
+
+def calibrates(checkpoint: Checkpoint, options: QuantizeOptions) -> bool:
+    """Whether this job looks at text: as asked, or where it takes seconds."""
+    if options.calibrate is not None:
+        return options.calibrate
+    weights = sum(spec.parameters for spec in checkpoint.tensors.values())
+    return find(checkpoint.config) is not None and has_tokenizer(checkpoint) and weights <= CALIBRATED_PARAMETERS
 
 
 def judge(gate: Gate, quality: Quality | None) -> tuple[Verdict, str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from halfpint import families, formats
 from halfpint.checkpoints.checkpoint import Checkpoint, Container, OutputTensor
 from halfpint.errors import UnsupportedError, UsageError
-from halfpint.families.record import NORM_ROLES, Role
+from halfpint.families.record import LINEAR_ROLES, NORM_ROLES, Role
 from halfpint.planning import presets
 from halfpint.planning.presets import Preset
 from halfpint.plans import Plan, PlannedTensor, Rule, check_rules_match
+from halfpint.solvers import feedback
 from halfpint.tensors import Format, TensorSpec
 
 TIED = "tied to the embedding, which is stored once"
@@ -30,11 +31,14 @@ class Wish:
         `--format`: all linear weights.
     rules : sequence of Rule
         `--rule`: the last one that matches a tensor decides, before all else.
+    calibrate : bool
+        `--calibrate`: linear weights are solved with error feedback, where their format allows it.
     """
 
     bits: int | None = None
     format: Format | None = None
     rules: Sequence[Rule] = ()
+    calibrate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,8 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool 
             dropped.append((spec.name, TIED))
             continue
         choice = _choose(spec, roles.get(spec.name), preset, wish.rules)
-        planned.append(_fit(spec, choice, container))
+        fitted = _fit(spec, choice, container)
+        planned.append(_calibrated(fitted, roles.get(spec.name)) if wish.calibrate else fitted)
     parameters = sum(tensor_parameters(tensor) for tensor in planned)
     nbytes = container.size(source, outputs_of(planned, source)) if exact else sum(t.nbytes for t in planned)
     return Plan(container.name, tuple(planned), tuple(dropped), nbytes, parameters)
@@ -191,6 +196,13 @@ def _fit(spec: TensorSpec, choice: _Choice, container: Container) -> PlannedTens
             raise UnsupportedError(f"{spec.name}: {reason}")
         note = note or reason
     raise UnsupportedError(f"{spec.name}: {note}")
+
+
+def _calibrated(tensor: PlannedTensor, role: Role | None) -> PlannedTensor:
+    """Let error feedback solve a linear weight of a block, if its format allows it."""
+    if tensor.solver == "nearest" and role in LINEAR_ROLES and tensor.format and feedback.supports(tensor.format):
+        return replace(tensor, solver="feedback")
+    return tensor
 
 
 def _candidates(spec: TensorSpec, choice: _Choice) -> list[Format | None]:

@@ -43,8 +43,12 @@ GGUF: Mapping[int, Preset] = MappingProxyType(
         5: Preset("q5_k", "q6_k", (("attention_v", "q6_k"),)),
         6: Preset("q6_k", "q6_k", (("attention_v", "q8_0"),)),
         7: Preset("q6_k", "q6_k", (("attention_v", "q8_0"), ("mlp_down", "q8_0"))),
-        # Q8_0 spends 8.5 bits; the gate, the least sensitive of the large ones, brings the whole file to 8.
-        8: Preset("q8_0", "q6_k", (("mlp_gate", "q6_k"), ("mlp_gate_up", "q6_k"), ("expert_gate", "q6_k"))),
+        # Q8_0 spends 8.5 bits; up and query projections, which lose least per bit, bring the whole file to 8.
+        8: Preset(
+            "q8_0",
+            "q8_0",
+            (("mlp_up", "q6_k"), ("mlp_gate_up", "q6_k"), ("expert_up", "q6_k"), ("attention_q", "q6_k")),
+        ),
     }
 )
 

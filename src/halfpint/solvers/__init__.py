@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from halfpint.errors import UnsupportedError
-from halfpint.solvers import nearest
+from halfpint.solvers import feedback, nearest
 from halfpint.tensors import Array, FloatArray, Format, QuantizedTensor
 
 Solve = Callable[[FloatArray, "Array | None", Format], QuantizedTensor]
@@ -37,7 +37,12 @@ class Solver:
     row_wise: bool
 
 
-SOLVERS: Mapping[str, Solver] = MappingProxyType({"nearest": Solver("nothing", nearest.solve, row_wise=True)})
+SOLVERS: Mapping[str, Solver] = MappingProxyType(
+    {
+        "nearest": Solver("nothing", nearest.solve, row_wise=True),
+        "feedback": Solver("second moments", feedback.solve, row_wise=False),
+    }
+)
 
 
 def by_name(name: str) -> Solver:
@@ -46,3 +51,8 @@ def by_name(name: str) -> Solver:
         return SOLVERS[name]
     except KeyError:
         raise UnsupportedError(f"no solver {name!r}; there are: {', '.join(SOLVERS)}") from None
+
+
+def needs_moments(name: str) -> bool:
+    """Whether a solver of a plan, or `copy`, must see the layer's input."""
+    return name in SOLVERS and SOLVERS[name].needs == "second moments"

@@ -1,0 +1,81 @@
+"""Text through a model with one block in memory at a time, gathering what each weight's input looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from halfpint.calibration.statistics import SecondMoments
+from halfpint.calibration.text import Window
+from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.engine.block import load_block
+from halfpint.engine.decoder import load_ends
+from halfpint.families import read_config
+from halfpint.tensors import FloatArray
+
+# Tokens that go through a block at a time.
+BATCH_TOKENS = 2048
+
+
+class _Gathering:
+    """Second moments by weight; weights that see the very same input (q, k and v) share one."""
+
+    def __init__(self, wanted: Collection[str]) -> None:
+        self._wanted = wanted
+        self._last_input: FloatArray | None = None
+        self._last_name = ""
+        self.moments: dict[str, SecondMoments] = {}
+
+    def observe(self, name: str, x: FloatArray) -> None:
+        """Take in the input x [n, columns] of one product with the weight `name`."""
+        if name not in self._wanted:
+            return
+        if x is self._last_input and name not in self.moments:
+            self.moments[name] = self.moments[self._last_name]
+        elif x is not self._last_input or self.moments[name] is not self.moments[self._last_name]:
+            self.moments.setdefault(name, SecondMoments.empty(x.shape[1])).add(x)
+            self._last_input, self._last_name = x, name
+
+
+def stream_moments(
+    checkpoint: Checkpoint,
+    windows: Sequence[Window],
+    wanted: Collection[str],
+) -> Iterator[Mapping[str, SecondMoments]]:
+    """Pass text through the original model, block by block.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Of a known family.
+    windows : sequence of Window
+    wanted : collection of str
+        Names of weights.
+
+    Yields
+    ------
+    Mapping of str to SecondMoments
+        For each block in turn, those of its weights that are wanted; an expert that no token was routed to is
+        missing.
+    """
+    config = read_config(checkpoint.config)
+    ends = load_ends(checkpoint, config)
+    hidden = [ends.embed(ids) for ids in _batches(windows)]
+    for layer in range(config.layers):
+        block = load_block(checkpoint, config, layer)
+        gathering = _Gathering(wanted)
+        for index, state in enumerate(hidden):
+            hidden[index] = block.forward(state, observe=gathering.observe)
+        yield gathering.moments
+
+
+def _batches(windows: Sequence[Window]) -> list[np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
+    by_length: dict[int, list[tuple[int, ...]]] = {}
+    for window in windows:
+        by_length.setdefault(len(window.token_ids), []).append(window.token_ids)
+    made = []
+    for length, members in by_length.items():
+        step = max(1, BATCH_TOKENS // length)
+        made += [np.array(members[i : i + step], dtype=np.int64) for i in range(0, len(members), step)]
+    return made
