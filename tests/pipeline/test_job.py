@@ -18,6 +18,7 @@ import tiny_models
 from halfpint import kernels
 from halfpint.checkpoints import open_checkpoint, read_float32
 from halfpint.errors import HalfpintError, NonFiniteError, UnsupportedError, UsageError
+from halfpint.formats.float8 import Float8
 from halfpint.pipeline import opening, verbs
 from halfpint.pipeline.options import QuantizeOptions
 from halfpint.planning.planner import TIED
@@ -52,6 +53,15 @@ def contents(path):
     return {file.name: file.read_bytes() for file in files}
 
 
+def bound_of(fmt):
+    """Largest relative error that a format of so many bits may make on normal weights; 0 for a copy."""
+    if fmt is None:
+        return 0
+    if isinstance(fmt, Float8):
+        return 0.04  # 3 bits of mantissa: off by 2**-4 of the value at most, and 2**-4 / sqrt(3) = 0.036 in the mean
+    return {2: 0.45, 3: 0.25, 4: 0.12, 5: 0.06, 6: 0.04, 7: 0.03, 8: 0.02, 16: 2**-8, 32: 0}[fmt.bits]
+
+
 @pytest.mark.parametrize(("container", "wish"), JOBS, ids=str)
 def test_every_tensor_is_accounted_for_and_the_plan_knows_the_size(tiny, tmp_path, container, wish):
     result = verbs.quantize(tiny, tmp_path / "out", options(container, **wish))
@@ -67,7 +77,7 @@ def test_every_tensor_is_accounted_for_and_the_plan_knows_the_size(tiny, tmp_pat
         decoded = read_float32(written, tensor.planned.name)
         error = np.linalg.norm(original - decoded) / np.linalg.norm(original)
         assert error == pytest.approx(tensor.relative_error, rel=1e-3, abs=1e-7), tensor.planned.name
-        assert error < {2: 0.45, 4: 0.12, 8: 0.04}.get(getattr(tensor.planned.format, "bits", 16), 0.04)
+        assert error <= bound_of(tensor.planned.format), tensor.planned.name
 
 
 @pytest.mark.parametrize(("container", "wish"), JOBS, ids=str)
@@ -174,7 +184,7 @@ def test_a_killed_job_leaves_nothing_under_the_output_name_and_the_next_one_succ
 
 @pytest.mark.parametrize("container", ["gguf", "compressed-tensors"])
 def test_a_full_disk_is_an_error_and_leaves_nothing(tiny, tmp_path, container):
-    """A limit on the size of files stands in for a full disk: writing fails in the middle."""
+    """A limit on the size of files stands in for a full disk: reserving the room fails half-way."""
     script = (
         "import resource, sys\n"
         "from halfpint.pipeline import verbs\n"
