@@ -160,6 +160,13 @@ def what(function: Command) -> Command:
             help="The engine that must be able to load the result, checked before the work: "
             f"{', '.join(engine.name for engine in ENGINES)}.",
         ),
+        click.option(
+            "--calibrate/--no-calibrate",
+            "calibrate",
+            default=None,
+            help="Solve linear layers with error feedback, on the bundled calibration text. [default: where it takes "
+            "seconds, which is up to 100 million parameters]",
+        ),
     )(function)
 
 
@@ -207,6 +214,7 @@ class What(TypedDict):
     rules: tuple[str, ...]
     container: str | None
     engine: str | None
+    calibrate: bool | None
 
 
 class Wanted(What):
@@ -227,6 +235,7 @@ def plan_options(what: What) -> QuantizeOptions:
         rules=what["rules"],
         container=container_for(what["container"], None, what["engine"]),
         engine=what["engine"] or "",
+        calibrate=what["calibrate"],
         measure=None,
     )
 
@@ -240,6 +249,7 @@ def quantize_options(output: str, wanted: Wanted) -> QuantizeOptions:
         rules=wanted["rules"],
         container=container_for(wanted["container"], output, wanted["engine"]),
         engine=wanted["engine"] or "",
+        calibrate=wanted["calibrate"],
         gate=Gate(keep=0.0 if keep is None else keep, max_kl=float("inf") if max_kl is None else max_kl),
         measure=None if wanted["no_measure"] else measure_options(wanted["texts"], wanted["tokens"]),
     )
