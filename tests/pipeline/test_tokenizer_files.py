@@ -13,13 +13,13 @@ from halfpint.tokenization import has_tokenizer, load_tokenizer
 @pytest.fixture(scope="module")
 def demo_gguf(tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "demo.gguf"
-    return verbs.quantize("demo", path, QuantizeOptions(format="q8_0", measure=None)).output
+    return verbs.quantize("demo", path, QuantizeOptions(format="q8_0", calibrate=False, measure=None)).output
 
 
 @pytest.mark.parametrize(("container", "fmt"), [("compressed-tensors", "int4-g64"), ("huggingface", "bf16")])
 def test_a_folder_made_from_gguf_has_the_tokenizer_and_runs(demo_gguf, tmp_path, container, fmt):
     folder = verbs.quantize(
-        demo_gguf, tmp_path / "out", QuantizeOptions(format=fmt, container=container, measure=None)
+        demo_gguf, tmp_path / "out", QuantizeOptions(format=fmt, container=container, calibrate=False, measure=None)
     ).output
     assert has_tokenizer(open_checkpoint(folder))
     original, made = (load_tokenizer(open_checkpoint(path)) for path in (opening.demo_folder(), folder))
@@ -45,14 +45,18 @@ def of_another_kind(path, demo_gguf, kind):
 def test_a_tokenizer_that_is_not_known_stops_the_job_and_leaves_nothing(demo_gguf, tmp_path):
     source = of_another_kind(tmp_path / "source.gguf", demo_gguf, b"bert")
     with pytest.raises(UnsupportedError, match="no tokenizer of kind 'bert'"):
-        verbs.quantize(source, tmp_path / "out", QuantizeOptions(bits=4, container="compressed-tensors", measure=None))
+        verbs.quantize(
+            source,
+            tmp_path / "out",
+            QuantizeOptions(bits=4, container="compressed-tensors", calibrate=False, measure=None),
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
 
 
 def test_weights_without_a_tokenizer_stay_without(demo_gguf, tmp_path):
     source = of_another_kind(tmp_path / "source.gguf", demo_gguf, b"none")
     folder = verbs.quantize(
-        source, tmp_path / "out", QuantizeOptions(bits=4, container="compressed-tensors", measure=None)
+        source, tmp_path / "out", QuantizeOptions(bits=4, container="compressed-tensors", calibrate=False, measure=None)
     ).output
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
     assert not has_tokenizer(open_checkpoint(source))
