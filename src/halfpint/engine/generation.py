@@ -12,7 +12,7 @@ import numpy as np
 from halfpint.engine.cache import Cache
 from halfpint.engine.decoder import Decoder
 from halfpint.engine.sampling import SamplingOptions, choose
-from halfpint.errors import RoomError, UsageError
+from halfpint.errors import NonFiniteError, RoomError, UsageError
 from halfpint.tensors import FloatArray
 from halfpint.tokenization import StreamDecoder, Tokenizer
 
@@ -126,6 +126,8 @@ class Generation:
         seen, decode_seconds = list(self._prompt), 0.0
         while True:
             began = time.perf_counter()
+            if not np.isfinite(logits).all():
+                raise NonFiniteError("the model computes NaN or infinity; `halfpint verify` finds the tensor")
             token = choose(logits, self._options.sampling, generator, seen)
             seen.append(token)
             made = len(seen) - len(self._prompt)

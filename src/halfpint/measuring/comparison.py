@@ -13,7 +13,7 @@ from halfpint.calibration.text import Window
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.block import load_block
 from halfpint.engine.decoder import Ends, load_ends
-from halfpint.errors import UnsupportedError, UsageError
+from halfpint.errors import NonFiniteError, UnsupportedError, UsageError
 from halfpint.families import ModelConfig, find, read_config
 from halfpint.measuring.metrics import Tally, score
 from halfpint.tensors import FloatArray
@@ -161,12 +161,19 @@ def compare(candidate: Reading, reference: Reading, windows: Sequence[Window]) -
             targets = batch.ids[row, 1:]
             for part in _parts(len(targets), vocabulary):
                 scores = score(
-                    reference.ends.head(reference.hidden[index][row, part]),
-                    candidate.ends.head(candidate.hidden[index][row, part]),
+                    _finite(reference, reference.ends.head(reference.hidden[index][row, part])),
+                    _finite(candidate, candidate.ends.head(candidate.hidden[index][row, part])),
                     targets[part],
                 )
                 tally.add(number, windows[number].source, scores)
     return tally
+
+
+def _finite(model: Reading, logits: FloatArray) -> FloatArray:
+    """Logits that are numbers; anything else would make every figure a lie."""
+    if not np.isfinite(logits).all():
+        raise NonFiniteError(f"{model.path} computes NaN or infinity; `halfpint verify` finds the tensor")
+    return logits
 
 
 def _parts(tokens: int, vocabulary: int) -> Iterator[slice]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from halfpint import families, formats, kernels
 from halfpint.checkpoints import CONTAINERS
 from halfpint.checkpoints.checkpoint import Checkpoint
-from halfpint.errors import UsageError
+from halfpint.errors import NonFiniteError, UsageError
 from halfpint.pipeline.job import to_float32
 from halfpint.planning.planner import Wish, make_plan
 from halfpint.tensors import Array, FloatArray, QuantizedTensor, TensorSpec
@@ -159,6 +159,10 @@ def inspect_tensor(checkpoint: Checkpoint, name: str, format_names: tuple[str, .
     if spec.format is None or spec.parameters == 0:
         raise UsageError(f"{name} holds no floating-point numbers ({spec.dtype} {list(spec.shape)})")
     weight, rows = _sample(checkpoint, spec)
+    try:
+        formats.check_finite(weight)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{name}: {error}") from error
     columns = weight.shape[1]
     deviation = float(weight.std(dtype=np.float64))
     bound = min(float(np.abs(weight).max()), 5 * deviation) or 1.0

@@ -32,16 +32,15 @@ _CALIBRATION_WINDOW = 256
 
 
 def measure_checkpoints(
-    candidate: Checkpoint, reference: Checkpoint, options: MeasureOptions, progress: Progress = silent
+    candidate: Checkpoint, reference: Checkpoint, windows: Sequence[Window], progress: Progress = silent
 ) -> Measurement:
-    """Compare an open candidate with its open reference.
+    """Compare an open candidate with its open reference on text that `held_out_windows` gave.
 
     Returns
     -------
     Measurement
     """
     started = time.monotonic()
-    windows = held_out_windows(reference, options)
     total = steps(windows, candidate, reference)
     done = 0
 

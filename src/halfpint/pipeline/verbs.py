@@ -14,7 +14,7 @@ from halfpint.pipeline import inspection, job
 from halfpint.pipeline.demonstration import demonstrate
 from halfpint.pipeline.diagnosis import diagnose
 from halfpint.pipeline.job import Progress, silent
-from halfpint.pipeline.measurement import gather, has_tokenizer, measure_checkpoints
+from halfpint.pipeline.measurement import gather, has_tokenizer, held_out_windows, measure_checkpoints
 from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import CALIBRATED_PARAMETERS, Gate, MeasureOptions, QuantizeOptions
 from halfpint.pipeline.results import (
@@ -128,12 +128,14 @@ def quantize(
     source = open_model(model)
     try:
         planned = _plan(source, options)
+        # Whatever is wrong with text, tokenizer or family is found before the work, not after.
+        windows = None if options.measure is None else held_out_windows(source, options.measure)
         written = job.quantize(source, Path(output), planned.plan, gather(source, planned.plan), progress)
         measurement = None
-        if options.measure is not None:
+        if windows is not None:
             result = open_checkpoint(written.output)
             try:
-                measurement = measure_checkpoints(result, source, options.measure, progress)
+                measurement = measure_checkpoints(result, source, windows, progress)
             finally:
                 result.close()
     finally:
@@ -180,7 +182,7 @@ def measure(
     try:
         second = open_model(against)
         try:
-            return measure_checkpoints(first, second, options, progress)
+            return measure_checkpoints(first, second, held_out_windows(second, options), progress)
         finally:
             second.close()
     finally:

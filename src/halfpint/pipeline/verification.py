@@ -6,12 +6,13 @@ import numpy as np
 
 from halfpint import families
 from halfpint.checkpoints.checkpoint import Checkpoint
-from halfpint.errors import VerificationError
+from halfpint.errors import UnsupportedError, VerificationError
 from halfpint.families.record import Role
 from halfpint.pipeline.job import Progress, silent, to_float32
 from halfpint.pipeline.results import VerifyReport
 from halfpint.pipeline.slicing import row_slices
 from halfpint.tensors import TensorSpec
+from halfpint.tokenization import load_tokenizer
 
 
 def verify_checkpoint(checkpoint: Checkpoint, progress: Progress = silent) -> VerifyReport:
@@ -31,7 +32,7 @@ def verify_checkpoint(checkpoint: Checkpoint, progress: Progress = silent) -> Ve
     VerificationError
         If a tensor is missing or has another shape than the configuration says, or holds NaN or infinity.
     """
-    notes = _check_wiring(checkpoint)
+    notes = _check_wiring(checkpoint) + _check_tokenizer(checkpoint)
     total = sum(spec.nbytes for spec in checkpoint.tensors.values())
     done = 0
     for spec in checkpoint.tensors.values():
@@ -70,6 +71,15 @@ def _check_wiring(checkpoint: Checkpoint) -> list[str]:
     tied = [role.name for role in expected.values() if role.role is Role.HEAD and role.optional]
     notes += [f"{name} is stored although it is tied to the embedding" for name in tied if name in checkpoint.tensors]
     return notes
+
+
+def _check_tokenizer(checkpoint: Checkpoint) -> list[str]:
+    """A broken tokenizer is an error; a missing one is noted."""
+    try:
+        load_tokenizer(checkpoint)
+    except UnsupportedError as error:
+        return [f"the model cannot read or write text: {error}"]
+    return []
 
 
 def _check_numbers(checkpoint: Checkpoint, spec: TensorSpec) -> list[str]:
