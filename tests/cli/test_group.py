@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import signal
 import subprocess
 import sys
 
@@ -13,6 +15,13 @@ from halfpint import errors
 from halfpint.cli import COMMANDS, group, main
 
 HEAVY = ("numpy", "scipy", "rich", "jinja2", "tokenizers", "ml_dtypes", "safetensors")
+
+
+COMMAND = f"{shlex.quote(sys.executable)} -m halfpint.cli"
+
+
+def shell(script):
+    return subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
 
 
 def run(*arguments):
@@ -172,6 +181,42 @@ def test_a_closed_pipe_is_quiet():
         )
     assert done.returncode == group.NOBODY_READS
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("verify", "demo"), ("generate", "demo", "a", "--max-tokens", "1")])
+def test_a_closed_standard_output_is_one_line(arguments):
+    done = shell(f"{COMMAND} {' '.join(arguments)} >&-")
+    assert done.returncode == group.NOBODY_READS
+    assert done.stderr.startswith("halfpint: error: standard output is closed")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", ["chat demo", "generate demo -"])
+def test_a_closed_standard_input_is_bad_usage(arguments):
+    done = shell(f"{COMMAND} {arguments} <&-")
+    assert done.returncode == 2
+    assert done.stderr.startswith("halfpint: error: standard input is closed")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_job_and_removes_what_is_unfinished(tmp_path, number, exit_code):
+    events = tmp_path / "events"
+    os.mkfifo(events)
+    output = tmp_path / "results" / "out.gguf"
+    output.parent.mkdir()
+    job = ("quantize", "demo", str(output), "--bits", "4", "--events", str(events))
+    with subprocess.Popen([sys.executable, "-m", "halfpint.cli", *job], stderr=subprocess.PIPE, text=True) as process:
+        with events.open() as told:
+            # Within the job: the pipe of the events is open, and the job waits for its reader.
+            assert told.readline()
+            process.send_signal(number)
+            ends = told.readlines()
+        said = process.stderr.read()
+    assert process.returncode == exit_code
+    assert said == f"halfpint: ended by {number.name}\n"
+    assert '"event": "failed"' in ends[-1]
+    assert list(output.parent.iterdir()) == []
 
 
 def test_a_terminal_without_our_signs_gets_escapes():

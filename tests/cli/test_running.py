@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
 
 from halfpint.cli import main
+from halfpint.pipeline import verbs
+from halfpint.pipeline.options import GenerateOptions
 
 GENERATE_KEYS = {
     "text",
@@ -67,6 +75,45 @@ def test_chat_answers_every_line_until_quit():
     assert shown.stderr.count("tokens read at") == 3
     assert answers[0] == answers[-1]
     assert run(*chat, input="").stdout == ""
+
+
+def test_a_full_context_keeps_the_chat_going():
+    long = "The old house stood at the end of the road. " * 400
+    shown = run("chat", "demo", "--max-tokens", "2", "--temperature", "0", input=f"{long}\nGood morning.\n")
+    assert "shorten the" in shown.stderr
+    assert "/reset" in shown.stderr.splitlines()[1]
+    assert shown.stderr.count("tokens read at") == 1
+
+
+def test_an_interrupt_stops_the_answer_and_not_the_chat():
+    typing, terminal = pty.openpty()
+    chat = (sys.executable, "-u", "-m", "halfpint.cli", "chat", "demo", "--max-tokens", "100000")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(chat, stdin=terminal, **pipes) as process:
+        os.write(typing, b"Good morning.\n")
+        assert process.stdout.read(len("you> ") + 1)
+        process.send_signal(signal.SIGINT)
+        os.write(typing, b"/quit\n")
+        shown, said = process.communicate()
+        os.close(terminal)
+        os.close(typing)
+    assert process.returncode == 0
+    assert shown.endswith(b"you> ")
+    assert b"stopped" in said
+
+
+def test_a_stopped_answer_is_as_if_it_was_never_asked_for():
+    options = GenerateOptions(max_tokens=6, temperature=0.0)
+
+    def stop(_piece):
+        raise KeyboardInterrupt
+
+    with closing(verbs.Chat("demo", options)) as chat, closing(verbs.Chat("demo", options)) as other:
+        for each in (chat, other):
+            each.reply("Good morning.")
+        with pytest.raises(KeyboardInterrupt):
+            chat.reply("What is in the house?", stop)
+        assert chat.reply("Good evening.").text == other.reply("Good evening.").text
 
 
 def test_doctor_describes_the_machine():

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Unpack
+from typing import TextIO, Unpack
 
 import click
 
 from halfpint.cli import options
 from halfpint.cli.generate import show
+from halfpint.cli.input import standard_input
 from halfpint.cli.sampling import Sampling, generate_options, sampling
+from halfpint.errors import RoomError
 from halfpint.pipeline import verbs
 from halfpint.report.stories import generate_line
 
-_HELP = "Write a message and press Enter. /reset forgets the conversation, /quit or Ctrl-D ends it."
+_HELP = (
+    "Write a message and press Enter. Ctrl-C stops an answer, /reset forgets the conversation, /quit or Ctrl-D ends it."
+)
 
 
 @options.command
@@ -27,24 +30,41 @@ def command(model: str, **chosen: Unpack[Sampling]) -> None:
 
     Reads a message per line from standard input, so that a file or a pipe works too.
     """
+    typed = standard_input()
     with closing(verbs.Chat(model, generate_options(chosen))) as conversation:
         click.echo(click.style(_HELP, dim=True), err=True)
-        for message in _messages():
+        for message in _messages(typed):
             if message == "/reset":
                 conversation.reset()
                 continue
-            result = conversation.reply(message, show)
-            click.echo()
-            click.echo(click.style(generate_line(result), dim=True), err=True)
+            click.echo(click.style(_answer(conversation, message, typed.isatty()), dim=True), err=True)
 
 
-def _messages() -> Iterator[str]:
+def _answer(conversation: verbs.Chat, message: str, interactive: bool) -> str:
+    """Show the answer to a message as it comes; give the line to say after it.
+
+    Ctrl-C stops the answer only where somebody can type another message; it ends a chat that reads a file.
+    """
+    try:
+        result = conversation.reply(message, show)
+    except RoomError as error:
+        return f"{error}; /reset forgets the conversation and makes room"
+    except KeyboardInterrupt:
+        if not interactive:
+            raise
+        click.echo()
+        return "stopped; that message and its answer are forgotten"
+    click.echo()
+    return generate_line(result)
+
+
+def _messages(typed: TextIO) -> Iterator[str]:
     """What the user says, until the end of the input or /quit; empty lines are passed over."""
-    interactive = sys.stdin.isatty()
+    interactive = typed.isatty()
     while True:
         if interactive:
             click.echo(click.style("you> ", bold=True), nl=False)
-        line = sys.stdin.readline()
+        line = typed.readline()
         message = line.strip()
         if message == "/quit":
             return

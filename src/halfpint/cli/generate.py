@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Unpack
 
 import click
 
 from halfpint.cli import options
+from halfpint.cli.input import standard_input
 from halfpint.cli.sampling import Sampling, generate_options, sampling
 from halfpint.pipeline import verbs
 from halfpint.report import json
@@ -41,10 +41,11 @@ def command(model: str, prompt: str, **chosen: Unpack[_Text]) -> None:
 
     The text goes to standard output as it comes; how fast it came goes to standard error.
     """
-    words = sys.stdin.read() if prompt == "-" else prompt
+    how = generate_options(chosen)
+    words = standard_input().read() if prompt == "-" else prompt
     if not chosen["as_json"]:
         show(words)
-    result = verbs.generate(model, words, generate_options(chosen), hide if chosen["as_json"] else show)
+    result = verbs.generate(model, words, how, hide if chosen["as_json"] else show)
     if chosen["as_json"]:
         click.echo(json.dumps(json.generated(result)))
     else:

@@ -1,7 +1,7 @@
 """A group of commands that imports a command only to run it, and says every error in one line.
 
 Exit codes: 0 done, 1 the quality gate failed, 2 bad usage, 3 bad input, 4 out of room (memory or disk), 70 a fault of
-halfpint itself, 130 interrupted, 141 nobody reads the output any more.
+halfpint itself, 129 ended by SIGHUP, 130 interrupted, 141 nobody reads the output any more, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from halfpint.cli.signals import Stopped, stopping
 from halfpint.errors import HalfpintError
 from halfpint.report.words import one_line
 
@@ -115,7 +116,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit):
             raise
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt, Stopped) as error:
             if ctx.meta.get(TRACEBACK):
                 traceback.print_exc()
             # Put into click's own words here: click's `main` would end a broken pipe with 1, the gate's code.
@@ -137,24 +138,35 @@ class LazyGroup(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-            sys.stdout.flush()
-        except (click.ClickException, click.Abort, OSError) as error:
-            ended = explain(error)
-            if ended.code == NOBODY_READS:
-                # The interpreter would complain when it flushes standard output at the end.
-                with suppress(OSError):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            else:
-                click.echo(f"halfpint: {ended.message}", err=True)
-            sys.exit(ended.code)
+            if sys.stdout is None:
+                # Nothing is begun whose result nobody could read.
+                raise Ended("error: standard output is closed; > /dev/null if nobody is to read it", NOBODY_READS)
+            with stopping():
+                code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+                sys.stdout.flush()
+        except (click.ClickException, click.Abort, OSError, KeyboardInterrupt, Stopped) as error:
+            sys.exit(_say(explain(error)))
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(ended: Ended) -> int:
+    """Put an end into words, unless it is that nobody reads them; give its exit code."""
+    if ended.code == NOBODY_READS and sys.stdout is not None:
+        # The interpreter would complain when it flushes standard output at the end.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        with suppress(OSError):
+            click.echo(f"halfpint: {ended.message}", err=True)
+    return ended.code
 
 
 def explain(error: BaseException) -> Ended:
     """Put an error into one line and an exit code."""
     if isinstance(error, Ended):
         return error
+    if isinstance(error, Stopped):
+        return Ended(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return Ended("interrupted", INTERRUPTED)
     if isinstance(error, click.ClickException):

@@ -130,7 +130,7 @@ class Chat:
         self._checkpoint.close()
 
     def reply(self, user_text: str, on_text: OnText = unheard) -> Generated:
-        """Say something and have the model answer; both are remembered.
+        """Say something and have the model answer; both are remembered, or neither when an error ends the answer.
 
         Parameters
         ----------
@@ -152,6 +152,11 @@ class Chat:
             kept += 1
         self._cache.truncate(kept)
         self._ids = ids
-        answer = self._speaker.continue_ids(ids[kept:], self._options, on_text, self._cache)
+        try:
+            answer = self._speaker.continue_ids(ids[kept:], self._options, on_text, self._cache)
+        except BaseException:
+            # Stopped within a token, some layers hold it and others do not.
+            self._cache.truncate(kept)
+            raise
         self._messages = [*messages, {"role": "assistant", "content": answer.text}]
         return answer
