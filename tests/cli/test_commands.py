@@ -234,3 +234,9 @@ def test_no_traceback_without_asking_and_the_same_exit_code_with_it():
     result = run("inspect", "missing", "--traceback")
     assert result.exit_code == 3
     assert "Traceback" in result.stderr
+
+
+def test_a_verdict_of_one_window_says_that_its_doubt_is_unknown():
+    found = machine("quantize", "demo", "out.gguf", "--format", "q8_0", "--no-calibrate", "--tokens", "1")
+    assert found["verdict"] == "PASS"
+    assert found["verdict_reason"].count("± unknown") == 2

@@ -10,7 +10,7 @@ from halfpint.errors import UsageError
     ("container", "output", "engine", "expected"),
     [
         (None, "model.gguf", None, "gguf"),
-        (None, "MODEL.GGUF", "vllm", "gguf"),
+        (None, "MODEL.GGUF", "llama.cpp", "gguf"),
         (None, "folder", "vllm", "compressed-tensors"),
         (None, "folder", "transformers", "compressed-tensors"),
         (None, "folder", "vllm-cpu", "compressed-tensors"),
@@ -29,6 +29,12 @@ def test_what_is_written_when_it_is_not_said(container, output, engine, expected
 def test_a_name_that_contradicts_the_container_is_refused():
     with pytest.raises(UsageError, match=r"model\.gguf is named as a GGUF file"):
         options.container_for("compressed-tensors", "model.gguf", None)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm-cpu", "transformers"])
+def test_a_gguf_file_for_an_engine_of_folders_is_refused_with_advice(engine):
+    with pytest.raises(UsageError, match="--to compressed-tensors"):
+        options.container_for(None, "model.gguf", engine)
 
 
 @pytest.mark.parametrize(("words", "value"), [("97%", 0.97), ("0.97", 0.97), ("100 %", 1.0), ("1", 1.0), ("0", 0.0)])

@@ -84,9 +84,25 @@ def test_cuts_keep_the_most_probable_token_and_what_they_keep_is_unchanged(value
     assert np.isfinite(combined[choose(logits, options, np.random.default_rng(0))])
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40, 5e-324])
+def test_the_smallest_temperatures_take_the_most_probable_token(temperature):
+    options = SamplingOptions(temperature=temperature, top_k=4, top_p=0.9, min_p=0.1)
+    assert choose(LOGITS, options, np.random.default_rng(0)) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", -1.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1), ("min_p", 2.0), ("repetition_penalty", 0.0)],
+    [
+        ("temperature", -1.0),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", 2.0),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e38),
+        ("temperature", float("nan")),
+        ("temperature", float("inf")),
+    ],
 )
 def test_impossible_options_are_named(name, value):
     with pytest.raises(UsageError, match=name):

@@ -162,9 +162,9 @@ def _places_of(source: Checkpoint, outputs: Sequence[OutputTensor]) -> dict[str,
         return {t.name: Place(t.name, t.shape, t.name, None, None, 0.0, False) for t in outputs}
     if families.find(source.config) is None:
         kind = source.config.get("model_type") or source.config.get("architectures")
+        said = f"{kind!r} is none" if kind else "nothing names the family of this one"
         raise UnsupportedError(
-            f"GGUF files are written for known model families, and {kind!r} is none; "
-            f"there are: {', '.join(families.FAMILIES)}"
+            f"GGUF files are written for known model families, and {said}; there are: {', '.join(families.FAMILIES)}"
         )
     known = places(source.config)
     placed: dict[str, Place] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -28,6 +29,33 @@ def _remember_traceback(context: click.Context, _parameter: click.Parameter, val
 def _use_threads(_context: click.Context, _parameter: click.Parameter, value: int | None) -> None:
     if value is not None:
         machine.set_thread_count(value)
+
+
+class Number(click.FloatRange):
+    """A finite number within bounds: NaN passes every comparison with a bound, and infinity an open one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read the number."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
+class Bits(click.IntRange):
+    """A whole number of bits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number; a broken one is told what gives sizes in between."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(
+                f"{value!r} is no whole number from {self.min} to {self.max}; for a size in between name formats with "
+                "--format and --rule",
+                param,
+                ctx,
+            )
 
 
 def fraction(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
@@ -87,7 +115,7 @@ def threads(function: Command) -> Command:
     """`--threads N`, put into effect before the command runs."""
     return click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, machine.MOST_THREADS),
         expose_value=False,
         callback=_use_threads,
         metavar="N",
@@ -120,7 +148,8 @@ def texts(function: Command) -> Command:
             "--tokens",
             type=click.IntRange(min=1),
             metavar="N",
-            help="Most tokens to compare on. [default: by the model's size, for minutes of work]",
+            help="About so many tokens (whole windows) to compare on. "
+            "[default: by the model's size, for minutes of work]",
         ),
     )(function)
 
@@ -129,7 +158,7 @@ def what(function: Command) -> Command:
     """What the output should be: bits, formats, container, engine."""
     return together(
         click.option(
-            "--bits", type=click.IntRange(2, 8), metavar="2..8", help="A good mixture of formats of about so many bits."
+            "--bits", type=Bits(2, 8), metavar="2..8", help="A good mixture of formats of about so many bits."
         ),
         click.option(
             "--format",
@@ -181,7 +210,7 @@ def gate(function: Command) -> Command:
         ),
         click.option(
             "--max-kl",
-            type=click.FloatRange(min=0),
+            type=Number(min=0),
             metavar="X",
             help="PASS only up to this mean KL divergence in nats, else exit with 1.",
         ),
@@ -194,9 +223,14 @@ def container_for(container: str | None, output: str | None, engine: str | None)
     Raises
     ------
     UsageError
-        If the output is named `.gguf` and --to says something else.
+        If the output is named `.gguf` and --to says something else, or the engine reads folders.
     """
     named_gguf = output is not None and output.lower().endswith(".gguf")
+    if named_gguf and container is None and engine in _FOLDER_ENGINES:
+        raise UsageError(
+            f"{output} is named as a GGUF file, and {engine} reads folders; name a folder, which "
+            "--to compressed-tensors writes"
+        )
     if container is not None:
         if named_gguf and container != "gguf":
             raise UsageError(f"{output} is named as a GGUF file, but --to asks for {container}; rename one of them")

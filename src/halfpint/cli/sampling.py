@@ -6,7 +6,8 @@ from typing import TypedDict
 
 import click
 
-from halfpint.cli.options import Command, together
+from halfpint.cli.options import Command, Number, together
+from halfpint.engine.sampling import LEAST_PENALTY, MOST_PENALTY
 from halfpint.pipeline.options import GenerateOptions
 
 _DEFAULTS = GenerateOptions()
@@ -37,7 +38,7 @@ def sampling(function: Command) -> Command:
         ),
         click.option(
             "--temperature",
-            type=click.FloatRange(min=0),
+            type=Number(min=0),
             default=_DEFAULTS.temperature,
             show_default=True,
             metavar="X",
@@ -53,7 +54,7 @@ def sampling(function: Command) -> Command:
         ),
         click.option(
             "--top-p",
-            type=click.FloatRange(0, 1, min_open=True),
+            type=Number(0, 1, min_open=True),
             default=_DEFAULTS.top_p,
             show_default=True,
             metavar="X",
@@ -61,7 +62,7 @@ def sampling(function: Command) -> Command:
         ),
         click.option(
             "--min-p",
-            type=click.FloatRange(0, 1),
+            type=Number(0, 1),
             default=_DEFAULTS.min_p,
             show_default=True,
             metavar="X",
@@ -69,7 +70,7 @@ def sampling(function: Command) -> Command:
         ),
         click.option(
             "--repetition-penalty",
-            type=click.FloatRange(min=0, min_open=True),
+            type=Number(LEAST_PENALTY, MOST_PENALTY),
             default=_DEFAULTS.repetition_penalty,
             show_default=True,
             metavar="X",

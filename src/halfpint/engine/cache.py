@@ -46,7 +46,7 @@ class LayerCache:
         """
         end = self.length + keys.shape[1]
         if end > self._limit:
-            raise RoomError(f"the context of {self._limit} tokens is full; shorten the text or raise --context")
+            raise RoomError(f"the context of {self._limit} tokens is full; shorten the text")
         if end > self._keys.shape[2]:
             self._grow(end)
         self._keys[:, :, self.length : end] = keys.swapaxes(1, 2)

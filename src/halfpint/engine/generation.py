@@ -112,8 +112,7 @@ class Generation:
         held = self._cache.length + len(self._prompt)
         if held >= self._cache.limit:
             raise RoomError(
-                f"{held} tokens of prompt leave no room in the context of {self._cache.limit}; shorten the prompt, "
-                "or raise --context as far as the model allows"
+                f"{held} tokens of prompt leave no room in the context of {self._cache.limit}; shorten the prompt"
             )
         self.record = GenerationRecord(len(self._prompt), 0, 0.0, 0.0, "")
 

@@ -14,6 +14,9 @@ import numpy as np
 from halfpint.errors import UsageError
 from halfpint.tensors import FloatArray
 
+LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0
+"""Bounds of the repetition penalty: far beyond any use, and far from where logits overflow."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
@@ -30,7 +33,8 @@ class SamplingOptions:
     min_p : float
         Only tokens with at least this share of the largest probability stay; 0 keeps all.
     repetition_penalty : float
-        Logits of tokens already in the text are divided (positive) or multiplied (negative) by it.
+        Logits of tokens already in the text are divided (positive) or multiplied (negative) by it; from
+        `LEAST_PENALTY` to `MOST_PENALTY`.
     seed : int
         Of the random generator.
     """
@@ -48,7 +52,12 @@ class SamplingOptions:
             (self.top_k >= 0, "top_k", "0 or more", self.top_k),
             (0 < self.top_p <= 1, "top_p", "above 0, at most 1", self.top_p),
             (0 <= self.min_p <= 1, "min_p", "from 0 to 1", self.min_p),
-            (0 < self.repetition_penalty < np.inf, "repetition_penalty", "positive", self.repetition_penalty),
+            (
+                LEAST_PENALTY <= self.repetition_penalty <= MOST_PENALTY,
+                "repetition_penalty",
+                f"from {LEAST_PENALTY:g} to {MOST_PENALTY:g}",
+                self.repetition_penalty,
+            ),
             (self.seed >= 0, "seed", "0 or more", self.seed),
         )
         for holds, name, wanted, value in checks:
@@ -116,8 +125,9 @@ def choose(
     logits = penalize(logits, seen, options.repetition_penalty)
     if options.temperature == 0.0:
         return int(np.argmax(logits))
-    # From the largest, so that a tiny temperature cannot overflow.
-    logits = ((logits - logits.max()) / np.float64(options.temperature)).astype(np.float32)
+    # From the largest, which stays 0: at a tiny temperature the others become -inf, whose probability is 0.
+    with np.errstate(over="ignore"):
+        logits = ((logits - logits.max()) / np.float64(options.temperature)).astype(np.float32)
     logits = keep_top_k(logits, options.top_k)
     logits = keep_top_p(logits, options.top_p)
     logits = keep_min_p(logits, options.min_p)

@@ -7,6 +7,7 @@ with the same bytes.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -61,7 +62,9 @@ def by_name(name: str) -> Format:
         return FORMATS[name.lower()]
     except KeyError:
         stem = name.lower().split("-")[0][:3]
-        near = [known for known in FORMATS if known.startswith(stem)][:12] or list(FORMATS)[:24]
+        near = difflib.get_close_matches(name.lower(), FORMATS, n=6, cutoff=0.5)
+        near += [known for known in FORMATS if known.startswith(stem) and known not in near][:8]
+        near = near or list(FORMATS)[:24]
         raise UnsupportedError(f"no format {name!r}; there are, among others: {', '.join(near)}") from None
 
 

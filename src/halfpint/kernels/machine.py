@@ -17,6 +17,9 @@ NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 """Instruction sets that kernels are compiled for, fastest first, and the features each needs."""
 
+MOST_THREADS = 1024
+"""Threads that may be asked for: more than processors have, and as many as systems give."""
+
 _PROBE_BYTES = 256 * 2**20
 _PROBE_ROUNDS = 4
 
@@ -48,10 +51,10 @@ def set_thread_count(count: int) -> None:
     Raises
     ------
     UsageError
-        If the count is not positive.
+        If the count is not from 1 to `MOST_THREADS`.
     """
-    if count < 1:
-        raise UsageError(f"--threads {count}: at least one thread is needed")
+    if not 1 <= count <= MOST_THREADS:
+        raise UsageError(f"--threads {count}: give a number from 1 to {MOST_THREADS}")
     _native.set_thread_count(count)
 
 

@@ -26,7 +26,8 @@ class MeasureOptions:
     texts : sequence of Path
         The user's own held-out text; empty for the bundled one.
     tokens : int
-        Most tokens to compare on; 0 chooses by the model's size, so that a laptop needs minutes.
+        About so many tokens (whole windows) to compare on; 0 chooses by the model's size, so that a laptop needs
+        minutes.
     window_tokens : int
         Tokens in a window; shorter when the model's context is.
     """
