@@ -7,6 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from halfpint import formats
 from halfpint.report import inspecting, planning, quality, stories
 from halfpint.report.layout import bar
 
@@ -116,3 +117,13 @@ def test_a_bar_is_as_long_as_its_part():
 )
 def test_a_path_is_written_as_a_shell_takes_it(path, word):
     assert planning.shell_word(path) == word
+
+
+def test_all_integer_formats_are_one_pattern_and_some_are_listed():
+    names = tuple(name for name in formats.FORMATS if name.startswith(("q8", "int", "nf4")))
+    shown = drawn(stories.doctor_card(dataclasses.replace(handmade.DOCTOR, native_formats=names)))
+    assert "int2..int8[-gN][-asym][-bf16|-fp32]" in shown
+    assert "q8_0" in shown
+    assert "nf4" in shown
+    some = drawn(stories.doctor_card(dataclasses.replace(handmade.DOCTOR, native_formats=("int4", "int4-g32"))))
+    assert "int4, int4-g32" in some

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 
 from halfpint.pipeline.results import DemoEntry, DemoResult, DoctorReport, Generated, VerifyReport
@@ -10,6 +13,8 @@ from halfpint.report.numbers import count, duration, percent, rate, ratio, signi
 from halfpint.report.words import one_line
 
 _BAR_COLUMNS = 16
+
+_INTEGER = re.compile(r"int(\d)(?:-g(\d+))?((?:-asym)?)((?:-bf16|-fp32)?)")
 
 
 def demo_card(found: DemoResult) -> Group:
@@ -108,7 +113,29 @@ def doctor_card(found: DoctorReport) -> Group:
         ),
         heading("Kernels", f"in use: {found.kernel}"),
         margin(Group(*(text(line) for line in found.kernels))),
-        facts((("native encoders", ", ".join(found.native_formats) or "none: the NumPy reference does the work"),)),
+        facts(
+            (
+                (
+                    "native encoders",
+                    ", ".join(_shortened(found.native_formats)) or "none: the NumPy reference does the work",
+                ),
+            )
+        ),
         heading("Installed"),
         facts(found.packages.items()),
     )
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Names of formats, with the integer formats as one pattern where every combination of their parts is there."""
+    found = [(name, match.groups()) for name in names if (match := _INTEGER.fullmatch(name))]
+    parts = [sorted({parts[i] or "" for _, parts in found}) for i in range(4)]
+    bits, groups = parts[0], sorted(int(group) for group in parts[1] if group)
+    whole = len(parts[2]) == 2 and len(parts[3]) == 3 and "" in parts[1] and len(groups) > 1
+    spread = len(bits) > 1 and int(bits[-1]) - int(bits[0]) == len(bits) - 1
+    if not (whole and spread and len(found) == len(bits) * len(parts[1]) * 6):
+        return list(names)
+    pattern = f"int{bits[0]}..int{bits[-1]}[-gN][-asym][-bf16|-fp32] with N of {'|'.join(map(str, groups))}"
+    integers = {name for name, _ in found}
+    first = names.index(found[0][0])
+    return [*names[:first], pattern, *(name for name in names[first:] if name not in integers)]
