@@ -4,6 +4,7 @@ import pytest
 
 from halfpint.cli import options
 from halfpint.errors import UsageError
+from halfpint.pipeline.options import Gate
 
 
 @pytest.mark.parametrize(
@@ -40,3 +41,9 @@ def test_a_gguf_file_for_an_engine_of_folders_is_refused_with_advice(engine):
 @pytest.mark.parametrize(("words", "value"), [("97%", 0.97), ("0.97", 0.97), ("100 %", 1.0), ("1", 1.0), ("0", 0.0)])
 def test_fractions(words, value):
     assert options.fraction(None, None, words) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("asked", [{"max_kl": float("nan")}, {"max_kl": -1.0}, {"keep": float("nan")}, {"keep": 97.0}])
+def test_a_gate_that_means_nothing_is_refused(asked):
+    with pytest.raises(UsageError, match="--keep is from 0 to 1"):
+        Gate(**asked)

@@ -56,6 +56,11 @@ class Gate:
     keep: float = 0.0
     max_kl: float = float("inf")
 
+    def __post_init__(self) -> None:
+        # Written so that NaN, which no result could fail, is refused too.
+        if not (0 <= self.keep <= 1 and self.max_kl >= 0):
+            raise UsageError(f"--keep is from 0 to 1 and --max-kl 0 or more, got {self.keep} and {self.max_kl}")
+
     @property
     def wanted(self) -> bool:
         """Whether anything is asked."""
