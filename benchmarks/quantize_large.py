@@ -96,7 +96,7 @@ def main() -> None:
     remove(folder)
     plain = arguments.scratch / "bf16.gguf"
     if not plain.exists():
-        halfpint(arguments.model, plain, arguments.threads, "--format", "bf16", "--rule", "*=bf16", "--to", "gguf")
+        halfpint(arguments.model, plain, arguments.threads, "--format", "bf16", "--to", "gguf")
     output = arguments.scratch / "out.gguf"
     ratios = []
     for _ in range(arguments.rounds):
