@@ -153,7 +153,7 @@ def _write_all(job: _Job, plan: Plan, gathered: Gathered) -> list[TensorOutcome]
             done += job.source.tensors[tensor.name].nbytes
     if calibrated:
         for block in gathered:
-            for name in calibrated.keys() & block.keys():
+            for name in (name for name in block if name in calibrated):
                 job.progress("quantize", done, total, name)
                 outcomes[name] = job.write(calibrated[name], block[name])
                 done += job.source.tensors[name].nbytes

@@ -75,8 +75,8 @@ def held_out_windows(reference: Checkpoint, options: MeasureOptions, kinds: Coll
     return cut(tokenizer, sources, min(options.window_tokens, config.max_positions), limit)
 
 
-def has_tokenizer(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint brings a tokenizer of a kind that is known."""
+def reads_text(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint brings a tokenizer of a kind that is known; loads it to tell."""
     try:
         load_tokenizer(checkpoint)
     except UnsupportedError:

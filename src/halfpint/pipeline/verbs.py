@@ -15,7 +15,7 @@ from halfpint.pipeline import inspection, job
 from halfpint.pipeline.demonstration import demonstrate
 from halfpint.pipeline.diagnosis import diagnose
 from halfpint.pipeline.job import Progress, silent
-from halfpint.pipeline.measurement import gather, has_tokenizer, held_out_windows, measure_checkpoints
+from halfpint.pipeline.measurement import gather, held_out_windows, measure_checkpoints, reads_text
 from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import CALIBRATED_PARAMETERS, Gate, MeasureOptions, QuantizeOptions
 from halfpint.pipeline.results import (
@@ -159,7 +159,7 @@ def calibrates(checkpoint: Checkpoint, options: QuantizeOptions) -> bool:
     if options.calibrate is not None:
         return options.calibrate
     weights = sum(spec.parameters for spec in checkpoint.tensors.values())
-    return find(checkpoint.config) is not None and has_tokenizer(checkpoint) and weights <= CALIBRATED_PARAMETERS
+    return weights <= CALIBRATED_PARAMETERS and find(checkpoint.config) is not None and reads_text(checkpoint)
 
 
 def judge(gate: Gate, quality: Quality | None) -> tuple[Verdict, str]:
