@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import numpy as np
-
 from halfpint.calibration.statistics import SecondMoments
-from halfpint.calibration.text import Window
+from halfpint.calibration.text import Window, batches
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.block import load_block
 from halfpint.engine.decoder import load_ends
 from halfpint.families import read_config
 from halfpint.tensors import FloatArray
-
-# Tokens that go through a block at a time.
-BATCH_TOKENS = 2048
 
 
 class _Gathering:
@@ -61,21 +56,10 @@ def stream_moments(
     """
     config = read_config(checkpoint.config)
     ends = load_ends(checkpoint, config)
-    hidden = [ends.embed(ids) for ids in _batches(windows)]
+    hidden = [ends.embed(batch.ids) for batch in batches(windows)]
     for layer in range(config.layers):
         block = load_block(checkpoint, config, layer)
         gathering = _Gathering(wanted)
         for index, state in enumerate(hidden):
             hidden[index] = block.forward(state, observe=gathering.observe)
         yield gathering.moments
-
-
-def _batches(windows: Sequence[Window]) -> list[np.ndarray[tuple[int, int], np.dtype[np.int64]]]:
-    by_length: dict[int, list[tuple[int, ...]]] = {}
-    for window in windows:
-        by_length.setdefault(len(window.token_ids), []).append(window.token_ids)
-    made = []
-    for length, members in by_length.items():
-        step = max(1, BATCH_TOKENS // length)
-        made += [np.array(members[i : i + step], dtype=np.int64) for i in range(0, len(members), step)]
-    return made

@@ -14,9 +14,15 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from halfpint.errors import CheckpointError, UsageError
 
 LARGEST_TEXT_BYTES = 256 * 2**20
+
+# Tokens that go through a block at a time: enough to make its products worth decoding a weight for.
+BATCH_TOKENS = 2048
 
 
 class TextTokenizer(Protocol):
@@ -150,3 +156,33 @@ def cut(
     if not windows:
         raise UsageError("the text is too short to measure or calibrate on: it gives fewer than 16 tokens")
     return windows
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows of one length, to go through a model together.
+
+    Attributes
+    ----------
+    numbers : tuple of int
+        Which windows.
+    ids : int64 [sequences, tokens]
+    """
+
+    numbers: tuple[int, ...]
+    ids: NDArray[np.int64]
+
+
+def batches(windows: Sequence[Window]) -> list[Batch]:
+    """Group windows of equal length, `BATCH_TOKENS` at a time."""
+    by_length: dict[int, list[int]] = {}
+    for number, window in enumerate(windows):
+        by_length.setdefault(len(window.token_ids), []).append(number)
+    made = []
+    for length, numbers in by_length.items():
+        step = max(1, BATCH_TOKENS // length)
+        for start in range(0, len(numbers), step):
+            members = numbers[start : start + step]
+            ids = np.array([windows[number].token_ids for number in members], dtype=np.int64)
+            made.append(Batch(tuple(members), ids))
+    return made

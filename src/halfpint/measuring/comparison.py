@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from halfpint.calibration.text import Window
+from halfpint.calibration.text import Window, batches
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.block import load_block
 from halfpint.engine.decoder import Ends, load_ends
@@ -18,8 +17,6 @@ from halfpint.families import ModelConfig, find, read_config
 from halfpint.measuring.metrics import Tally, score
 from halfpint.tensors import FloatArray
 
-# Tokens that go through a block at a time: enough to make its products worth decoding a weight for.
-BATCH_TOKENS = 2048
 # Logits that are looked at together, as numbers: 4 million are 32 MB in float64.
 LOGITS_AT_A_TIME = 4_000_000
 
@@ -29,36 +26,6 @@ Advance = Callable[[int], None]
 
 def unheard(tokens: int) -> None:
     """Report advance to nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Windows of one length, to go through a model together.
-
-    Attributes
-    ----------
-    numbers : tuple of int
-        Which windows.
-    ids : int64 [sequences, tokens]
-    """
-
-    numbers: tuple[int, ...]
-    ids: NDArray[np.int64]
-
-
-def batches(windows: Sequence[Window]) -> list[Batch]:
-    """Group windows of equal length, `BATCH_TOKENS` at a time."""
-    by_length: dict[int, list[int]] = {}
-    for number, window in enumerate(windows):
-        by_length.setdefault(len(window.token_ids), []).append(number)
-    made = []
-    for length, numbers in by_length.items():
-        step = max(1, BATCH_TOKENS // length)
-        for start in range(0, len(numbers), step):
-            members = numbers[start : start + step]
-            ids = np.array([windows[number].token_ids for number in members], dtype=np.int64)
-            made.append(Batch(tuple(members), ids))
-    return made
 
 
 def steps(windows: Sequence[Window], *checkpoints: Checkpoint) -> int:
