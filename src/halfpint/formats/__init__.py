@@ -68,8 +68,8 @@ def by_name(name: str) -> Format:
         raise UnsupportedError(f"no format {name!r}; there are, among others: {', '.join(near)}") from None
 
 
-def check_finite(weight: Array) -> None:
-    """Refuse NaN and infinity.
+def check_finite(weight: Array, first_row: int = 0) -> None:
+    """Refuse NaN and infinity in a tensor, or in its rows from `first_row` on.
 
     Raises
     ------
@@ -79,7 +79,8 @@ def check_finite(weight: Array) -> None:
     finite = np.isfinite(weight)
     if not finite.all():
         index = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise NonFiniteError(f"value {weight[index]} at index {list(index)}; mend or replace the checkpoint")
+        place = [index[0] + first_row, *index[1:]] if index else []
+        raise NonFiniteError(f"value {weight[index]} at index {place}; mend or replace the checkpoint")
 
 
 def encode(weight: FloatArray, fmt: Format, importance: Array | None = None) -> QuantizedTensor:

@@ -15,7 +15,7 @@ from halfpint import kernels, solvers
 from halfpint.calibration.statistics import SecondMoments
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint, Writer
-from halfpint.errors import HalfpintError, NonFiniteError, UsageError, VerificationError
+from halfpint.errors import HalfpintError, UsageError, VerificationError
 from halfpint.formats import check_finite
 from halfpint.formats.plain import F16, Plain
 from halfpint.pipeline.slicing import row_slices
@@ -187,21 +187,23 @@ def _write_tensor(job: _Job, tensor: PlannedTensor, moments: SecondMoments | Non
     rows = row_slices(tensor.shape, tensor.format, spec.format) if row_wise else [(0, tensor.shape[0])]
     for start, end in rows:
         value = job.source.read(tensor.name, start, end)
-        result = value if tensor.solver == "copy" else _solve_slice(value, tensor, moments, sums)
+        result = value
+        if tensor.solver != "copy":
+            weight = to_float32(value)
+            check_finite(weight, start)
+            result = _solve_slice(weight, tensor, moments, sums)
         meant = job.writer.write(tensor.name, start, result)
         sums.checksums.append((start, end, checksum(meant)))
     return TensorOutcome(tensor, sums.relative(), time.monotonic() - started, tuple(sums.checksums))
 
 
 def _solve_slice(
-    value: Array | QuantizedTensor, tensor: PlannedTensor, moments: SecondMoments | None, sums: _Sums
+    weight: FloatArray, tensor: PlannedTensor, moments: SecondMoments | None, sums: _Sums
 ) -> QuantizedTensor | Array:
-    weight = to_float32(value)
     fmt = tensor.format
     assert fmt is not None, "a tensor without a format is copied"
     if isinstance(fmt, Plain):
         return _to_plain(weight, fmt)
-    check_finite(weight)
     result = solvers.by_name(tensor.solver).solve(weight, None if moments is None else moments.total, fmt)
     decoded = kernels.decode(result)
     # In the order of the slices: the same figures on any number of threads.
@@ -222,10 +224,6 @@ def to_float32(value: Array | QuantizedTensor) -> FloatArray:
 
 
 def _to_plain(weight: FloatArray, fmt: Plain) -> Array:
-    finite = np.isfinite(weight)
-    if not finite.all():
-        index = [int(i) for i in np.argwhere(~finite)[0]]
-        raise NonFiniteError(f"value {weight[tuple(index)]} at index {index}; mend or replace the checkpoint")
     values: Array = weight.astype(fmt.dtype)
     if fmt is F16 and not np.isfinite(values).all():
         raise UsageError(f"a value of {float(np.abs(weight).max()):g} does not fit f16; use bf16 or f32")
