@@ -5,6 +5,7 @@ import pytest
 
 from halfpint import formats, kernels
 from halfpint.solvers import SOLVERS, feedback, needs_moments
+from halfpint.solvers.statistics import Moments, Statistics
 
 FORMATS = ["q8_0", "q4_0", "q5_1", "q2_k", "q3_k", "q4_k", "q6_k", "iq4_nl", "iq4_xs", "int4-g128", "int3-g32", "int8"]
 
@@ -16,6 +17,11 @@ def layer(columns=256, rows=64, seed=0):
     inputs = (generator.standard_normal((2000, columns)) @ mixing).astype(np.float32)
     weight = (generator.standard_normal((rows, columns)) * 0.02).astype(np.float32)
     return weight, inputs.T @ inputs
+
+
+def statistics(moments):
+    """The same moments in two halves."""
+    return Statistics((Moments(moments / 2, None, 1000), Moments(moments / 2, None, 1000)))
 
 
 def normalised(moments):
@@ -39,7 +45,7 @@ def test_feedback_keeps_outputs_closer_than_nearest_codes(name):
     fmt = formats.by_name(name)
     unit = normalised(moments)
     nearest = kernels.encode(weight, fmt, np.diagonal(unit).astype(np.float32))
-    solved = feedback.solve(weight, moments, fmt)
+    solved = feedback.solve(weight, statistics(moments), fmt).quantized
     assert feedback.proxy_loss(weight, solved, unit) < 0.85 * feedback.proxy_loss(weight, nearest, unit)
     assert {k: (v.shape, v.dtype) for k, v in solved.parts.items()} == {
         k: (p.shape, p.dtype) for k, p in fmt.parts(*weight.shape).items()
@@ -61,7 +67,7 @@ def test_no_moments_make_it_fail_or_worse_than_nearest(name, kind):
     else:
         moments[...] = 1
     fmt = formats.by_name(name)
-    solved = feedback.solve(weight, moments, fmt)
+    solved = feedback.solve(weight, statistics(moments), fmt).quantized
     assert np.isfinite(kernels.decode(solved)).all()
     unit = normalised(moments)
     nearest = kernels.encode(weight, fmt, np.diagonal(unit).astype(np.float32))
@@ -72,7 +78,7 @@ def test_no_moments_make_it_fail_or_worse_than_nearest(name, kind):
 def test_the_inputs_are_not_changed():
     weight, moments = layer(rows=8)
     before = weight.copy(), moments.copy()
-    feedback.solve(weight, moments, formats.by_name("q4_k"))
+    feedback.solve(weight, statistics(moments), formats.by_name("q4_k"))
     assert (weight == before[0]).all()
     assert (moments == before[1]).all()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from halfpint.calibration.statistics import SecondMoments
 from halfpint.calibration.text import Window, batches
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.block import load_block
 from halfpint.engine.decoder import load_ends
 from halfpint.families import read_config
+from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import FloatArray
 
 
@@ -20,7 +20,8 @@ class _Gathering:
         self._wanted = wanted
         self._last_input: FloatArray | None = None
         self._last_name = ""
-        self.moments: dict[str, SecondMoments] = {}
+        self.half = 0
+        self.moments: dict[str, Statistics] = {}
 
     def observe(self, name: str, x: FloatArray) -> None:
         """Take in the input x [n, columns] of one product with the weight `name`."""
@@ -29,7 +30,7 @@ class _Gathering:
         if x is self._last_input and name not in self.moments:
             self.moments[name] = self.moments[self._last_name]
         elif x is not self._last_input or self.moments[name] is not self.moments[self._last_name]:
-            self.moments.setdefault(name, SecondMoments.empty(x.shape[1])).add(x)
+            self.moments.setdefault(name, Statistics.empty(x.shape[1])).halves[self.half].add(x)
             self._last_input, self._last_name = x, name
 
 
@@ -37,7 +38,7 @@ def stream_moments(
     checkpoint: Checkpoint,
     windows: Sequence[Window],
     wanted: Collection[str],
-) -> Iterator[Mapping[str, SecondMoments]]:
+) -> Iterator[Mapping[str, Statistics]]:
     """Pass text through the original model, block by block.
 
     Parameters
@@ -50,7 +51,7 @@ def stream_moments(
 
     Yields
     ------
-    Mapping of str to SecondMoments
+    Mapping of str to Statistics
         For each block in turn, those of its weights that are wanted; an expert that no token was routed to is
         missing.
     """
@@ -61,5 +62,6 @@ def stream_moments(
         block = load_block(checkpoint, config, layer)
         gathering = _Gathering(wanted)
         for index, state in enumerate(hidden):
+            gathering.half = index % 2
             hidden[index] = block.forward(state, observe=gathering.observe)
         yield gathering.moments

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from halfpint import kernels, solvers
-from halfpint.calibration.statistics import SecondMoments
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint, Writer
 from halfpint.errors import HalfpintError, UsageError, VerificationError
@@ -22,13 +21,14 @@ from halfpint.pipeline.slicing import row_slices
 from halfpint.pipeline.tokenizer_files import add_tokenizer_files
 from halfpint.planning.planner import outputs_of
 from halfpint.plans import Plan, PlannedTensor
+from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
 
 Progress = Callable[[str, int, int, str], None]
 """(stage, bytes done, bytes in all, what is being worked on)."""
 
 
-Gathered = Iterable[Mapping[str, SecondMoments]]
+Gathered = Iterable[Mapping[str, Statistics]]
 """For each block in turn, what the inputs of its weights looked like."""
 
 
@@ -78,7 +78,7 @@ def quantize(
         A file for GGUF, a folder otherwise. Appears only when it is whole.
     plan : Plan
         Of this source.
-    gathered : iterable of (Mapping of str to SecondMoments)
+    gathered : iterable of (Mapping of str to Statistics)
         Block by block, what tensors saw whose solver needs it; nothing for a plan without such.
     progress : Progress
 
@@ -132,10 +132,10 @@ class _Job:
     writer: Writer
     progress: Progress
 
-    def write(self, tensor: PlannedTensor, moments: SecondMoments | None) -> TensorOutcome:
+    def write(self, tensor: PlannedTensor, statistics: Statistics | None) -> TensorOutcome:
         """Solve and write one tensor; its name is added to what goes wrong."""
         try:
-            return _write_tensor(self, tensor, moments)
+            return _write_tensor(self, tensor, statistics)
         except HalfpintError as error:
             raise type(error)(f"{tensor.name}: {error}") from error
 
@@ -179,7 +179,7 @@ class _Sums:
         return (self.error / self.norm) ** 0.5 if self.norm > 0 else 0.0
 
 
-def _write_tensor(job: _Job, tensor: PlannedTensor, moments: SecondMoments | None) -> TensorOutcome:
+def _write_tensor(job: _Job, tensor: PlannedTensor, statistics: Statistics | None) -> TensorOutcome:
     started = time.monotonic()
     sums = _Sums()
     spec = job.source.tensors[tensor.name]
@@ -191,20 +191,20 @@ def _write_tensor(job: _Job, tensor: PlannedTensor, moments: SecondMoments | Non
         if tensor.solver != "copy":
             weight = to_float32(value)
             check_finite(weight, start)
-            result = _solve_slice(weight, tensor, moments, sums)
+            result = _solve_slice(weight, tensor, statistics, sums)
         meant = job.writer.write(tensor.name, start, result)
         sums.checksums.append((start, end, checksum(meant)))
     return TensorOutcome(tensor, sums.relative(), time.monotonic() - started, tuple(sums.checksums))
 
 
 def _solve_slice(
-    weight: FloatArray, tensor: PlannedTensor, moments: SecondMoments | None, sums: _Sums
+    weight: FloatArray, tensor: PlannedTensor, statistics: Statistics | None, sums: _Sums
 ) -> QuantizedTensor | Array:
     fmt = tensor.format
     assert fmt is not None, "a tensor without a format is copied"
     if isinstance(fmt, Plain):
         return _to_plain(weight, fmt)
-    result = solvers.by_name(tensor.solver).solve(weight, None if moments is None else moments.total, fmt)
+    result = solvers.by_name(tensor.solver).solve(weight, statistics, fmt).quantized
     decoded = kernels.decode(result)
     # In the order of the slices: the same figures on any number of threads.
     difference = (weight - decoded).ravel()

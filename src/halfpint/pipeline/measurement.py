@@ -6,7 +6,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from halfpint.calibration.statistics import SecondMoments
 from halfpint.calibration.stream import stream_moments
 from halfpint.calibration.text import Render, Window, bundled, cut, plain_conversation, read_files
 from halfpint.checkpoints.checkpoint import Checkpoint
@@ -18,6 +17,7 @@ from halfpint.pipeline.options import MeasureOptions
 from halfpint.pipeline.results import Measurement
 from halfpint.plans import Plan
 from halfpint.solvers import needs_moments
+from halfpint.solvers.statistics import Statistics
 from halfpint.tokenization import Tokenizer, load_tokenizer
 
 # Without --tokens, as many as these operations allow on both models, which is minutes on a laptop, and never so few
@@ -84,7 +84,7 @@ def reads_text(checkpoint: Checkpoint) -> bool:
     return True
 
 
-def gather(checkpoint: Checkpoint, plan: Plan) -> Iterator[Mapping[str, SecondMoments]]:
+def gather(checkpoint: Checkpoint, plan: Plan) -> Iterator[Mapping[str, Statistics]]:
     """Show a model the bundled calibration text, and give block by block what the weights of a plan see of it."""
     wanted = frozenset(tensor.name for tensor in plan.tensors if needs_moments(tensor.solver))
     if not wanted:

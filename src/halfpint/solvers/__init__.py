@@ -13,9 +13,10 @@ from typing import Literal
 
 from halfpint.errors import UnsupportedError
 from halfpint.solvers import feedback, nearest
-from halfpint.tensors import Array, FloatArray, Format, QuantizedTensor
+from halfpint.solvers.statistics import Solved, Statistics
+from halfpint.tensors import FloatArray, Format
 
-Solve = Callable[[FloatArray, "Array | None", Format], QuantizedTensor]
+Solve = Callable[[FloatArray, "Statistics | None", Format], Solved]
 """(weight [rows, columns], statistics or None, format) -> codes. Changes none of its inputs."""
 
 

@@ -16,7 +16,8 @@ from halfpint import kernels
 from halfpint.formats import ggml
 from halfpint.formats.affine import Affine
 from halfpint.formats.ggml import GgmlBlocks
-from halfpint.tensors import Array, FloatArray, Format, QuantizedTensor
+from halfpint.solvers.statistics import Solved, Statistics
+from halfpint.tensors import FloatArray, Format, QuantizedTensor
 
 # Share of the mean diagonal that is added to the diagonal: enough for any factorization, too little to matter.
 _DAMPING = (0.01, 0.1, 1.0)
@@ -27,29 +28,28 @@ def supports(fmt: Format) -> bool:
     return isinstance(fmt, GgmlBlocks) or (isinstance(fmt, Affine) and fmt.symmetric)
 
 
-def solve(weight: FloatArray, statistics: Array | None, fmt: Format) -> QuantizedTensor:
+def solve(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Solved:
     """Choose codes with error feedback; never worse, in the proxy tr(E H E^T), than the nearest ones.
 
     Parameters
     ----------
     weight : float32 [rows, columns]
-    statistics : float32 [columns, columns]
-        Sum of x x^T over the tokens of some text.
+    statistics : Statistics
     fmt : Format
         One that `supports` accepts.
 
     Returns
     -------
-    QuantizedTensor
+    Solved
     """
     assert statistics is not None
     assert supports(fmt)
-    moments = statistics.astype(np.float64)
+    moments = statistics.total().second.astype(np.float64)
     moments /= max(float(np.trace(moments)) / len(moments), np.finfo(np.float64).tiny)
     spread = feedback_factor(moments)
     fed = _round_columns(weight, spread, fmt)
     nearest = kernels.encode(weight, fmt, np.diagonal(moments).astype(np.float32))
-    return min((fed, nearest), key=lambda candidate: proxy_loss(weight, candidate, moments))
+    return Solved(min((fed, nearest), key=lambda candidate: proxy_loss(weight, candidate, moments)))
 
 
 def proxy_loss(weight: FloatArray, quantized: QuantizedTensor, moments: NDArray[np.float64]) -> float:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from halfpint import kernels
-from halfpint.tensors import Array, FloatArray, Format, QuantizedTensor
+from halfpint.solvers.statistics import Solved, Statistics
+from halfpint.tensors import FloatArray, Format
 
 
-def solve(weight: FloatArray, statistics: Array | None, fmt: Format) -> QuantizedTensor:
+def solve(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Solved:
     """Encode a weight, each column's error weighted by how large that column's input is.
 
     Parameters
     ----------
     weight : float32 [rows, columns]
-    statistics : float32 [columns] or None
-        Mean square of each input, or None: every column counts the same.
+    statistics : Statistics or None
+        None: every column counts the same.
     fmt : Format
 
     Returns
     -------
-    QuantizedTensor
+    Solved
     """
-    return kernels.encode(weight, fmt, statistics)
+    importance = None if statistics is None else np.diagonal(statistics.total().second).copy()
+    return Solved(kernels.encode(weight, fmt, importance))
