@@ -1,4 +1,4 @@
-"""The books the demo model learns from: cleaned, tokenized and split.
+"""The text a model learns from, books or stories: cleaned, tokenized and split.
 
 The plain-text novels carry prefaces, tables of contents and licence notes that a model of seven million weights should
 not spend itself on. What is left here is the prose, one paragraph a line, in plain punctuation.
@@ -15,7 +15,7 @@ BEGIN_TOKEN = "<|begin|>"
 END_TOKEN = "<|end|>"
 BEGIN_ID = 0
 END_ID = 1
-VOCABULARY_SIZE = 2048
+STORY_END = "<|endoftext|>"
 HELD_OUT_FRACTION = 0.015
 
 _PLAIN_PUNCTUATION = str.maketrans(
@@ -104,24 +104,49 @@ def _is_prose(paragraph: str) -> bool:
     return len(paragraph) >= 80 and sentence and not published and lower > 0.7 * len(words)
 
 
-def train_tokenizer(books: dict[str, str]) -> Tokenizer:
+def read_stories(folder: Path) -> dict[str, str]:
+    """Read every ``.txt`` file of a folder as it is; only the marker between two stories becomes ``END_TOKEN``.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of files with many short stories each, parted by ``STORY_END`` or not parted at all.
+
+    Returns
+    -------
+    dict of str to str
+        File stem to text.
+    """
+    paths = sorted(path for path in folder.glob("*.txt") if path.name != "SOURCE.txt")
+    if not paths:
+        raise FileNotFoundError(f"no .txt file in {folder}")
+    marker = re.compile(rf"\s*{re.escape(STORY_END)}\s*")
+    return {path.stem: marker.sub(END_TOKEN, path.read_text(encoding="utf-8")) for path in paths}
+
+
+READERS = {"books": read_books, "stories": read_stories}
+
+
+def train_tokenizer(books: dict[str, str], vocabulary: int) -> Tokenizer:
     """Train the byte-level BPE tokenizer on the books.
 
     Parameters
     ----------
     books : dict of str to str
-        Cleaned books.
+        Cleaned texts.
+    vocabulary : int
+        How many tokens it is to have.
 
     Returns
     -------
     Tokenizer
-        ``VOCABULARY_SIZE`` tokens, split as GPT-2 splits; ``BEGIN_TOKEN`` goes before every text.
+        Byte-level BPE, split as GPT-2 splits; ``BEGIN_TOKEN`` goes before every text.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=vocabulary,
         special_tokens=[BEGIN_TOKEN, END_TOKEN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -154,7 +179,7 @@ def tokenize(books: dict[str, str], tokenizer: Tokenizer) -> Corpus:
     held_out: list[int] = []
     characters = 0
     for text in books.values():
-        split = text.rindex("\n\n", 0, int(len(text) * (1 - HELD_OUT_FRACTION))) + 2
+        split = text.rindex("\n", 0, int(len(text) * (1 - HELD_OUT_FRACTION))) + 1
         training += tokenizer.encode(text[:split], add_special_tokens=False).ids
         held_out += tokenizer.encode(text[split:], add_special_tokens=False).ids
         characters += len(text[split:].replace(END_TOKEN, ""))

@@ -20,6 +20,7 @@ class LlamaShape:
     positions: int = 512
     rope_theta: float = 10000.0
     norm_epsilon: float = 1e-5
+    tied: bool = True
 
     @property
     def head_size(self) -> int:
@@ -99,7 +100,7 @@ class Decoder(nn.Module):
 
 
 class Llama(nn.Module):
-    """The whole model; its output matrix is its embedding."""
+    """The whole model; its output matrix is its embedding, or one of its own where the shape is not tied."""
 
     cosine: Tensor
     sine: Tensor
@@ -107,6 +108,7 @@ class Llama(nn.Module):
     def __init__(self, shape: LlamaShape) -> None:
         super().__init__()
         self.model = Decoder(shape)
+        self.lm_head = None if shape.tied else nn.Linear(shape.hidden, shape.vocabulary, bias=False)
         cosine, sine = rotary_tables(shape)
         self.register_buffer("cosine", cosine, persistent=False)
         self.register_buffer("sine", sine, persistent=False)
@@ -123,7 +125,12 @@ class Llama(nn.Module):
         hidden = self.model.embed_tokens(tokens)
         for layer in self.model.layers:
             hidden = layer(hidden, cosine, sine)
-        return functional.linear(self.model.norm(hidden), self.model.embed_tokens.weight)
+        return functional.linear(self.model.norm(hidden), self.output_weight)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The matrix that scores tokens: (vocabulary, hidden)."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
 
 def rotary_tables(shape: LlamaShape) -> tuple[Tensor, Tensor]:

@@ -1,18 +1,24 @@
-"""Train the demo model on a folder of public-domain novels, on a CPU, in a given number of minutes.
+r"""Train the demo model on a folder of public-domain novels, on a CPU, in a given number of minutes.
 
     python demo/train.py BOOKS_FOLDER RUN_FOLDER --minutes 85
 
 Everything that changes during training follows the fraction of the minutes that has passed, not the number of steps:
 the run ends on time and fully cooled down on a slow or busy machine too. A stopped run goes on from its last
 checkpoint when the same command is given again.
+
+Another text and another shape make another model, such as the one that the benchmarks measure next to the demo:
+
+    python demo/train.py STORIES_FOLDER RUN_FOLDER --text stories --minutes 50 \
+        --shape vocabulary=1024 layers=5 heads=4 key_value_heads=4 intermediate=1024 tied=false
 """
 
 import argparse
 import copy
+import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +27,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from corpus import BEGIN_ID, Corpus, read_books, tokenize, train_tokenizer
+from corpus import BEGIN_ID, READERS, Corpus, tokenize, train_tokenizer
 from model import Llama, LlamaShape, next_token_loss
 from muon import Muon
 
@@ -103,20 +109,24 @@ def held_out_loss(model: Llama, tokens: np.ndarray, length: int, sequences: int 
 class Run:
     """One training run: the model, its running average, its optimizers and where it stands."""
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, shape: LlamaShape, folder: Path) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
+        self.shape = shape
         self.folder = folder
         self.progress = Progress()
-        self.model = Llama(LlamaShape())
+        self.model = Llama(shape)
         self.forward: torch.nn.Module = self.model
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         matrices = [weight for weight in self.model.model.layers.parameters() if weight.ndim == 2]
+        embeddings = [self.model.model.embed_tokens.weight]
+        if not shape.tied:
+            embeddings.append(self.model.output_weight)
         norms = [weight for weight in self.model.parameters() if weight.ndim == 1]
         self.muon = Muon(matrices, lr=recipe.muon_rate, weight_decay=recipe.weight_decay)
         self.adam = torch.optim.AdamW(
             [
-                {"params": [self.model.model.embed_tokens.weight], "weight_decay": recipe.weight_decay},
+                {"params": embeddings, "weight_decay": recipe.weight_decay},
                 {"params": norms, "weight_decay": 0.0},
             ],
             lr=recipe.adam_rate,
@@ -133,8 +143,12 @@ class Run:
         state: dict[str, Any] = {
             name: getattr(self, name).state_dict() for name in ("model", "average", "muon", "adam")
         }
-        torch.save({**state, "progress": asdict(self.progress), "recipe": asdict(self.recipe)}, aside)
+        torch.save({**state, **self._records()}, aside)
         aside.replace(self.folder / CHECKPOINT_NAME)
+
+    def _records(self) -> dict[str, Any]:
+        """What was asked for and where the run stands, as plain numbers."""
+        return {name: asdict(getattr(self, name)) for name in ("progress", "recipe", "shape")}
 
     def resume(self) -> None:
         """Take up the checkpoint of this folder, if there is one."""
@@ -171,14 +185,28 @@ class Run:
             mean.lerp_(weight, 1 - memory)
 
 
-def prepare(books_folder: Path, run_folder: Path) -> Corpus:
-    """Clean and tokenize the books; train the tokenizer on the first call."""
+def prepare(text_folder: Path, kind: str, run_folder: Path, vocabulary: int) -> Corpus:
+    """Clean and tokenize the text; train the tokenizer on the first call."""
     run_folder.mkdir(parents=True, exist_ok=True)
-    books = read_books(books_folder)
+    texts = READERS[kind](text_folder)
     path = run_folder / TOKENIZER_NAME
     if not path.exists():
-        train_tokenizer(books).save(str(path))
-    return tokenize(books, Tokenizer.from_file(str(path)))
+        train_tokenizer(texts, vocabulary).save(str(path))
+    return tokenize(texts, Tokenizer.from_file(str(path)))
+
+
+def read_shape(words: list[str]) -> LlamaShape:
+    """Change fields of the demo's shape: ``["layers=5", "tied=false"]`` -> a shape."""
+    kinds = {field.name: field.type for field in fields(LlamaShape)}
+    changes: dict[str, Any] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in kinds or not value:
+            raise SystemExit(f"--shape {word}: write FIELD=VALUE with FIELD one of {', '.join(kinds)}")
+        changes[name] = json.loads(value)
+        if type(changes[name]) is not kinds[name]:
+            raise SystemExit(f"--shape {word}: {name} takes a value of kind {kinds[name].__name__}")
+    return LlamaShape(**changes)
 
 
 def train(run: Run, corpus: Corpus, seconds_total: float) -> None:
@@ -228,15 +256,18 @@ def write_log(run: Run, losses: list[float], seconds_total: float) -> None:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("books_folder", type=Path, help="folder of plain-text novels")
+    parser.add_argument("text_folder", type=Path, help="folder of plain-text novels, or of stories")
     parser.add_argument("run_folder", type=Path, help="where checkpoints and the log go")
     parser.add_argument("--minutes", type=float, default=85.0, help="wall-clock time to train for")
+    parser.add_argument("--text", choices=sorted(READERS), default="books", help="what the text folder holds")
+    parser.add_argument("--shape", nargs="*", default=[], metavar="FIELD=VALUE", help="fields unlike the demo's")
     parser.add_argument("--threads", type=int, default=2, help="PyTorch threads")
     parser.add_argument("--compile", action="store_true", help="fuse operations (needs a C++ compiler; a sixth faster)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    corpus = prepare(arguments.books_folder, arguments.run_folder)
-    run = Run(Recipe(), arguments.run_folder)
+    shape = read_shape(arguments.shape)
+    corpus = prepare(arguments.text_folder, arguments.text, arguments.run_folder, shape.vocabulary)
+    run = Run(Recipe(), shape, arguments.run_folder)
     run.resume()
     if arguments.compile:
         run.compile()
