@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from halfpint.checkpoints.staging import Staging
 from halfpint.tensors import Array, Format, QuantizedTensor, TensorSpec
 
 
@@ -41,6 +42,10 @@ class Checkpoint(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, TensorSpec]: ...  # noqa: D102
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The weight files, in order."""
 
     @property
     def weight_bytes(self) -> int:
@@ -90,6 +95,15 @@ class Writer(Protocol):
             them (GGUF holds Gemma's norms with one added).
         """
 
+    def keep_rows(self, name: str, start_row: int, end_row: int) -> None:
+        """Take it that rows [start_row, end_row) of a tensor are there already, from an earlier writer.
+
+        Raises
+        ------
+        UsageError
+            If the tensor was not declared so, or the rows came already.
+        """
+
     def finish(self) -> Path:
         """Check that every row of every tensor was written, sync to disk, rename. Returns the output's path.
 
@@ -98,6 +112,9 @@ class Writer(Protocol):
         VerificationError
             If something declared was not written.
         """
+
+    def leave(self) -> None:
+        """Leave what was written aside for a later writer, which may go on with it."""
 
     def abandon(self) -> None:
         """Remove what was written aside. Safe to call at any time, also after `finish`."""
@@ -121,5 +138,25 @@ class Container(Protocol):
     def size(self, source: Checkpoint, outputs: Sequence[OutputTensor]) -> int:
         """Exact bytes of the weight files that `create` with the same arguments will write."""
 
-    def create(self, path: Path, source: Checkpoint, outputs: Sequence[OutputTensor]) -> Writer:
-        """Begin an output beside `path`; metadata, tokenizer and side files come from the source checkpoint."""
+    def create(
+        self,
+        path: Path,
+        source: Checkpoint,
+        outputs: Sequence[OutputTensor],
+        *,
+        replace: bool = False,
+        begun: Staging | None = None,
+    ) -> Writer:
+        """Begin an output beside `path`; metadata, tokenizer and side files come from the source checkpoint.
+
+        Parameters
+        ----------
+        path : Path
+        source : Checkpoint
+        outputs : sequence of OutputTensor
+        replace : bool
+            Whether something may stand at `path` already; it stays until `finish`.
+        begun : Staging or None
+            A place that the caller holds for `path`. What an earlier writer with the same arguments has put there
+            stays, and `keep_rows` tells which of it counts; when this fails, the place is left as it is.
+        """

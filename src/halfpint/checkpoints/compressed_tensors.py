@@ -21,6 +21,7 @@ from halfpint.checkpoints.packed import Float8Slot, PackedSlot
 from halfpint.checkpoints.safetensors_header import DTYPES
 from halfpint.checkpoints.shards import open_shards
 from halfpint.checkpoints.side_files import read_config
+from halfpint.checkpoints.staging import Staging, staged
 from halfpint.checkpoints.stored import FolderCheckpoint
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.formats.affine import Affine
@@ -105,9 +106,15 @@ class CompressedTensors:
         return sum(layout.size for layout in plan_shards(self._slots(outputs), self.shard_bytes).values())
 
     def create(
-        self, path: Path, source: Checkpoint, outputs: Sequence[OutputTensor], *, replace: bool = False
+        self,
+        path: Path,
+        source: Checkpoint,
+        outputs: Sequence[OutputTensor],
+        *,
+        replace: bool = False,
+        begun: Staging | None = None,
     ) -> Writer:
-        """Begin a folder; configuration and side files come from the source.
+        """Begin a folder, or go on with one begun; configuration and side files come from the source.
 
         Raises
         ------
@@ -122,7 +129,8 @@ class CompressedTensors:
         slots = self._slots(outputs)
         config = _config(source, outputs)
         layouts = plan_shards(slots, self.shard_bytes)
-        return FolderWriter(path, source, slots, layouts, config, replace=replace)
+        with staged(path, begun, replace=replace) as staging:
+            return FolderWriter(staging, source, slots, layouts, config)
 
     def _slots(self, outputs: Sequence[OutputTensor]) -> list[Slot]:
         slots: list[Slot] = []

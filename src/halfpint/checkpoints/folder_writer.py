@@ -15,7 +15,7 @@ from halfpint.checkpoints.safetensors_file import SafetensorsLayout, Safetensors
 from halfpint.checkpoints.safetensors_header import DTYPES
 from halfpint.checkpoints.shards import INDEX_NAME, SINGLE_NAME, is_plain_name
 from halfpint.checkpoints.side_files import CONFIG_NAME, read_side_file, side_files
-from halfpint.checkpoints.staging import Staging, check_apart, check_room, write_failure
+from halfpint.checkpoints.staging import Staging, check_apart, check_room, missing_bytes, write_failure
 from halfpint.errors import CheckpointError, UsageError
 from halfpint.formats.plain import Plain
 from halfpint.tensors import Array, QuantizedTensor
@@ -106,31 +106,43 @@ def plan_shards(slots: Sequence[Slot], shard_bytes: int) -> Mapping[str, Safeten
 
 
 class FolderWriter:
-    """A `Writer` of a folder; see `halfpint.checkpoints.checkpoint` for what each method promises."""
+    """A `Writer` of a folder; see `halfpint.checkpoints.checkpoint` for what each method promises.
 
-    __slots__ = ("_coverage", "_files", "_slots", "_staging")
+    Parameters
+    ----------
+    staging : Staging
+        Where it grows. What an earlier writer of the same tensors left there stays; side files are written anew.
+    source : Checkpoint
+    slots : sequence of Slot
+    layouts : Mapping of str to SafetensorsLayout
+        As `plan_shards` gave them for these slots.
+    config : Mapping
+        What config.json will say.
+    """
+
+    __slots__ = ("_added", "_coverage", "_files", "_slots", "_staging")
 
     def __init__(
         self,
-        path: Path,
+        staging: Staging,
         source: Checkpoint,
         slots: Sequence[Slot],
         layouts: Mapping[str, SafetensorsLayout],
         config: Mapping[str, Any],
-        *,
-        replace: bool = False,
     ) -> None:
-        check_apart(path, source.path)
         self._slots = {slot.tensor.name: slot for slot in slots}
         self._coverage = RowCoverage({slot.tensor.name: _rows(slot.tensor.shape) for slot in slots})
         self._files: dict[str, SafetensorsWriter] = {}
-        self._staging = Staging(path, folder=True, replace=replace)
+        self._added: set[str] = set()
+        self._staging = staging
+        check_apart(staging.target, source.path)
+        staging.begin(folder=True)
         try:
             self._write_side_files(source, config)
             self._write_index(layouts)
             self._open_files(layouts)
         except BaseException:
-            self.abandon()
+            self._close()
             raise
 
     def write(self, name: str, start_row: int, values: QuantizedTensor | Array) -> QuantizedTensor | Array:
@@ -147,6 +159,10 @@ class FolderWriter:
             self._files[stored].write_rows(stored, row, array)
         return values
 
+    def keep_rows(self, name: str, start_row: int, end_row: int) -> None:
+        """Take it that rows [start_row, end_row) of a tensor are there already."""
+        self._coverage.add(name, start_row, end_row - start_row)
+
     def add_file(self, name: str, data: bytes) -> None:
         """Store a side file that the source does not have, such as a tokenizer.json made from GGUF metadata.
 
@@ -155,22 +171,29 @@ class FolderWriter:
         UsageError
             If the name is not plain, or is taken already.
         """
-        if not is_plain_name(name) or (self._staging.path / name).exists():
+        if not is_plain_name(name) or name in self._added or name in {file.path.name for file in self._files.values()}:
             raise UsageError(f"{name!r} cannot be added to {self._staging.target}: no plain name, or there already")
         self._put_file(name, data)
 
     def finish(self) -> Path:
         """Check that every row of every tensor was written, sync to disk, rename."""
         self._coverage.check_complete()
-        for file in set(self._files.values()):
-            file.close()
+        self._close()
         return self._staging.publish()
+
+    def leave(self) -> None:
+        """Leave what was written aside for a later writer."""
+        self._close()
+        self._staging.leave()
 
     def abandon(self) -> None:
         """Remove what was written aside."""
+        self._close()
+        self._staging.abandon()
+
+    def _close(self) -> None:
         for file in set(self._files.values()):
             file.close()
-        self._staging.abandon()
 
     def _write_side_files(self, source: Checkpoint, config: Mapping[str, Any]) -> None:
         if source.path.is_dir():
@@ -185,6 +208,7 @@ class FolderWriter:
             path.write_bytes(data)
         except OSError as error:
             raise write_failure(path, error) from error
+        self._added.add(name)
 
     def _write_index(self, layouts: Mapping[str, SafetensorsLayout]) -> None:
         if len(layouts) < 2:
@@ -195,9 +219,10 @@ class FolderWriter:
         self._put_file(INDEX_NAME, json.dumps(index, indent=2).encode() + b"\n")
 
     def _open_files(self, layouts: Mapping[str, SafetensorsLayout]) -> None:
-        check_room(self._staging.path, sum(layout.size for layout in layouts.values()))
+        folder = self._staging.path
+        check_room(folder, sum(missing_bytes(folder / name, layout.size) for name, layout in layouts.items()))
         for file_name, layout in layouts.items():
-            writer = SafetensorsWriter(self._staging.path / file_name, layout)
+            writer = SafetensorsWriter(folder / file_name, layout, resume=True)
             self._files.update(dict.fromkeys(layout.entries, writer))
         for slot in self._slots.values():
             for name, array in slot.constants().items():

@@ -24,6 +24,7 @@ from halfpint.checkpoints.gguf_reader import GgufCheckpoint
 from halfpint.checkpoints.gguf_tokenizer import tokenizer_metadata
 from halfpint.checkpoints.gguf_types import TYPE_OF_DTYPE, TYPE_OF_FORMAT, TYPES, GgmlType, file_type
 from halfpint.checkpoints.gguf_writer import GgufWriter
+from halfpint.checkpoints.staging import Staging, staged
 from halfpint.errors import CheckpointError, UnsupportedError, UsageError
 from halfpint.formats.plain import F32
 from halfpint.tensors import FloatArray
@@ -94,9 +95,15 @@ class GgufContainer:
         return _prepare(source, outputs)[0].size
 
     def create(
-        self, path: Path, source: Checkpoint, outputs: Sequence[OutputTensor], *, replace: bool = False
+        self,
+        path: Path,
+        source: Checkpoint,
+        outputs: Sequence[OutputTensor],
+        *,
+        replace: bool = False,
+        begun: Staging | None = None,
     ) -> GgufWriter:
-        """Begin a file beside `path`; metadata and tokenizer come from the source.
+        """Begin a file beside `path`, or go on with one begun; metadata and tokenizer come from the source.
 
         Raises
         ------
@@ -109,7 +116,8 @@ class GgufContainer:
         """
         _refuse_source(path, source)
         layout, placed, side = _prepare(source, outputs)
-        return GgufWriter(path, layout, placed, side, replace=replace)
+        with staged(path, begun, replace=replace) as staging:
+            return GgufWriter(staging, layout, placed, side)
 
 
 GGUF = GgufContainer()

@@ -93,6 +93,11 @@ class GgufCheckpoint:
         return self._parts
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The parts' files."""
+        return tuple(part.file.path for part in self._parts)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of all parts."""
         return sum(part.file.size for part in self._parts)

@@ -11,7 +11,7 @@ import numpy as np
 from halfpint.checkpoints.coverage import RowCoverage
 from halfpint.checkpoints.gguf_layout import GgufLayout
 from halfpint.checkpoints.gguf_names import Place
-from halfpint.checkpoints.staging import Staging, check_room, write_failure
+from halfpint.checkpoints.staging import Staging, check_room, missing_bytes, write_failure
 from halfpint.errors import UsageError
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
 
@@ -23,43 +23,40 @@ class GgufWriter:
 
     Parameters
     ----------
-    path : Path
-        The output; it appears when `finish` returns.
+    staging : Staging
+        Where it grows. What an earlier writer of the same layout left there stays; the header is written anew.
     layout : GgufLayout
         Of the whole file.
     places : Mapping of str to Place
         Of every tensor that will be written, by Hugging Face name.
     side_tensors : Mapping of str to FloatArray
         Vectors that are configuration, by the file's name; written at once.
-    replace : bool
-        Whether a file may stand at `path` already; it stays until `finish`.
 
     Raises
     ------
     RoomError
-        If the disk cannot hold the file: nothing is written then, and nothing stays.
+        If the disk cannot hold the file.
     """
 
     __slots__ = ("_coverage", "_descriptor", "_layout", "_places", "_staging")
 
     def __init__(
         self,
-        path: Path,
+        staging: Staging,
         layout: GgufLayout,
         places: Mapping[str, Place],
         side_tensors: Mapping[str, FloatArray],
-        *,
-        replace: bool,
     ) -> None:
         self._layout = layout
         self._places = places
         self._coverage = RowCoverage({name: place.shape[0] for name, place in places.items()})
         self._descriptor = -1
-        self._staging = Staging(path, folder=False, replace=replace)
+        self._staging = staging
+        staging.begin(folder=False)
         try:
             self._begin(side_tensors)
         except BaseException:
-            self.abandon()
+            self._close()
             raise
 
     def write(self, name: str, start_row: int, values: QuantizedTensor | Array) -> QuantizedTensor | Array:
@@ -118,6 +115,10 @@ class GgufWriter:
         for row, target in zip(rows, targets.tolist(), strict=True):
             self._put(row, base + target * rows.shape[1])
 
+    def keep_rows(self, name: str, start_row: int, end_row: int) -> None:
+        """Take it that rows [start_row, end_row) of a tensor are there already."""
+        self._coverage.add(name, start_row, end_row - start_row)
+
     def finish(self) -> Path:
         """Check that every row has come, sync to disk, rename.
 
@@ -130,6 +131,11 @@ class GgufWriter:
         self._close()
         return self._staging.publish()
 
+    def leave(self) -> None:
+        """Leave what was written aside for a later writer."""
+        self._close()
+        self._staging.leave()
+
     def abandon(self) -> None:
         """Remove what was written aside; safe to call at any time."""
         self._close()
@@ -140,9 +146,10 @@ class GgufWriter:
             self._close()
 
     def _begin(self, side_tensors: Mapping[str, FloatArray]) -> None:
-        check_room(self._staging.path.parent, self._layout.size)
+        path = self._staging.path
+        check_room(path.parent, missing_bytes(path, self._layout.size))
         try:
-            self._descriptor = os.open(self._staging.path, os.O_WRONLY | os.O_CLOEXEC)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             # Reserved at once, so that a disk that others fill meanwhile is told now and not at the end. Padding
             # stays zero.
             os.posix_fallocate(self._descriptor, 0, self._layout.size)

@@ -12,6 +12,7 @@ from halfpint.checkpoints.folder_writer import FolderWriter, PlainSlot, plan_sha
 from halfpint.checkpoints.safetensors_header import DTYPES
 from halfpint.checkpoints.shards import Shards, check_no_pickle, has_safetensors, open_shards
 from halfpint.checkpoints.side_files import read_config
+from halfpint.checkpoints.staging import Staging, staged
 from halfpint.checkpoints.stored import FolderCheckpoint, PlainTensor, StoredTensor, float8_tensors, plain_spec
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.formats.plain import Plain
@@ -81,9 +82,15 @@ class HuggingFace:
         return sum(layout.size for layout in self._layouts(outputs).values())
 
     def create(
-        self, path: Path, source: Checkpoint, outputs: Sequence[OutputTensor], *, replace: bool = False
+        self,
+        path: Path,
+        source: Checkpoint,
+        outputs: Sequence[OutputTensor],
+        *,
+        replace: bool = False,
+        begun: Staging | None = None,
     ) -> Writer:
-        """Begin a folder; side files come from the source's folder.
+        """Begin a folder, or go on with one begun; side files come from the source's folder.
 
         Raises
         ------
@@ -93,7 +100,8 @@ class HuggingFace:
         slots = self._slots(outputs)
         config = _plain_config(source.config, outputs)
         layouts = plan_shards(slots, self.shard_bytes)
-        return FolderWriter(path, source, slots, layouts, config, replace=replace)
+        with staged(path, begun, replace=replace) as staging:
+            return FolderWriter(staging, source, slots, layouts, config)
 
     def _layouts(self, outputs: Sequence[OutputTensor]) -> Mapping[str, Any]:
         return plan_shards(self._slots(outputs), self.shard_bytes)

@@ -16,7 +16,7 @@ from halfpint.checkpoints.safetensors_header import (
     parse_header,
     serialize_header,
 )
-from halfpint.checkpoints.staging import check_room, write_failure
+from halfpint.checkpoints.staging import check_room, missing_bytes, write_failure
 from halfpint.errors import CheckpointError, UsageError
 from halfpint.tensors import Array
 
@@ -128,15 +128,24 @@ class SafetensorsLayout:
 
 
 class SafetensorsWriter:
-    """A safetensors file being filled: its size is reserved at once, its bytes come in any order."""
+    """A safetensors file being filled: its size is reserved at once, its bytes come in any order.
+
+    Parameters
+    ----------
+    path : Path
+    layout : SafetensorsLayout
+    resume : bool
+        Whether the file may be there already, begun with the same layout; its data stay then.
+    """
 
     __slots__ = ("_descriptor", "_layout", "path")
 
-    def __init__(self, path: Path, layout: SafetensorsLayout) -> None:
+    def __init__(self, path: Path, layout: SafetensorsLayout, *, resume: bool = False) -> None:
         self.path = path
         self._layout = layout
-        check_room(path.parent, layout.size)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        check_room(path.parent, missing_bytes(path, layout.size))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if resume else os.O_EXCL)
+        self._descriptor = os.open(path, flags, 0o644)
         try:
             if layout.size:
                 # Reserved at once, so that a disk that others fill meanwhile is told now and not at the end.
@@ -144,8 +153,9 @@ class SafetensorsWriter:
             self._put(layout.header, 0)
         except OSError as error:
             self.close()
-            # What was reserved before the reservation failed would go on filling the disk.
-            path.unlink(missing_ok=True)
+            if not resume:
+                # What was reserved before the reservation failed would go on filling the disk.
+                path.unlink(missing_ok=True)
             raise write_failure(path, error) from error
 
     def write_bytes(self, name: str, offset: int, values: Array) -> None:

@@ -1,8 +1,9 @@
 """Outputs written aside: nothing stands under the final name until all of it is there.
 
-The output grows as `.NAME.partial-PID` beside its final place and is renamed at the end, after everything has
-reached the disk. A process that dies leaves only that partial; the next one to write the same name removes it,
-after making sure by a lock that nobody is writing it any more.
+The output grows in a hidden folder beside its final place, `.NAME.halfpint-job/output`, and is renamed at the end,
+after everything has reached the disk. Whoever writes there holds a lock, so two processes never write one output. A
+process that dies leaves the folder behind: the next one to write the same name either goes on with it (when a journal
+there tells how far it is: `halfpint.pipeline.journal`) or removes it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,16 @@ import errno
 import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from halfpint.errors import CheckpointError, RoomError, UsageError
+
+_LOCK_NAME = "lock"
+_OUTPUT_NAME = "output"
+# Another process may remove its folder between our making it and our locking it; it does so once.
+_ATTEMPTS = 100
 
 
 class Staging:
@@ -23,51 +31,93 @@ class Staging:
     ----------
     target : Path
         Where it will stand.
+    folder : Path
+        The hidden folder beside it, locked as long as this object holds it; more may be kept there, such as a
+        journal. It vanishes with `publish` and `abandon`.
     path : Path
-        Where it is written: an empty file or folder, which exists once this object does.
+        Where the output is written: in that folder.
     """
 
-    __slots__ = ("_lock", "_replace", "path", "target")
+    __slots__ = ("_lock", "_replace", "folder", "path", "target")
 
-    def __init__(self, target: Path, *, folder: bool, replace: bool = False) -> None:
-        """Begin.
+    def __init__(self, target: Path, *, replace: bool = False, keep: bool = False) -> None:
+        """Take possession of the hidden folder.
 
         Parameters
         ----------
         target : Path
             The final name. Its parent folder must exist.
-        folder : bool
-            Whether a folder is written, or a file.
         replace : bool
             Whether something may stand there already (an empty folder always may).
+        keep : bool
+            Whether what an earlier process left in the folder stays, or is removed.
 
         Raises
         ------
         UsageError
-            If the target exists, or its parent does not.
+            If the target exists, its parent does not, or another process is writing it.
         CheckpointError
-            If the partial cannot be made.
+            If the folder cannot be made.
+        RoomError
+            If the disk is full.
         """
         self._lock = -1
         self.target = Path(os.path.abspath(target))  # noqa: PTH100 - links in the path must stay as they are
         self._replace = replace
-        self._check_target(folder)
-        self.path = self.target.parent / f".{self.target.name}.partial-{os.getpid()}"
-        _remove_stale(self.target)
-        if os.path.lexists(self.path):
-            raise UsageError(f"{self.target} is already being written by this process")
+        self._check_target()
+        self.folder = self.target.parent / f".{self.target.name}.halfpint-job"
+        self.path = self.folder / _OUTPUT_NAME
+        try:
+            self._lock = self._take()
+            if not keep or not os.path.lexists(self.path):
+                self.clear()
+        except OSError as error:
+            self.leave()
+            raise write_failure(self.folder, error) from error
+
+    def begin(self, *, folder: bool) -> None:
+        """Make the output an empty file or folder, unless it is there already.
+
+        Raises
+        ------
+        UsageError
+            If a file stands where a folder is to come, or the other way round.
+        CheckpointError
+            If it cannot be made.
+        RoomError
+            If the disk is full.
+        """
+        self._check_kind(folder)
         try:
             if folder:
-                self.path.mkdir()
+                self.path.mkdir(exist_ok=True)
             else:
-                self.path.touch(exist_ok=False)
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.path.touch()
         except OSError as error:
-            raise CheckpointError(f"{self.path} cannot be written: {error.strerror}") from error
+            raise write_failure(self.path, error) from error
+
+    def sync(self) -> None:
+        """Wait until everything in the hidden folder is on the disk, and would be found there.
+
+        Raises
+        ------
+        RoomError, CheckpointError
+            If the disk cannot take it.
+        """
+        try:
+            _sync(self.folder)
+            _sync_one(self.folder.parent)
+        except OSError as error:
+            raise write_failure(self.target, error) from error
+
+    def clear(self) -> None:
+        """Remove everything in the hidden folder but the lock."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.name != _LOCK_NAME:
+                _remove(path)
 
     def publish(self) -> Path:
-        """Sync the partial to disk and give it its final name.
+        """Sync the output to disk, give it its final name, and remove the hidden folder.
 
         Returns
         -------
@@ -78,40 +128,72 @@ class Staging:
         ------
         UsageError
             If something has appeared under the final name meanwhile.
-        CheckpointError
-            If it cannot be synced or renamed; the partial is still there then.
+        RoomError, CheckpointError
+            If it cannot be synced or renamed; it is still there then.
         """
         folder = self.path.is_dir()
-        self._check_target(folder)
+        self._check_target()
+        self._check_kind(folder)
         try:
             _sync(self.path)
             replaced = self._set_aside() if folder else None
             self.path.rename(self.target)
             _sync_one(self.target.parent)
         except OSError as error:
-            raise CheckpointError(f"{self.target} cannot be put in place: {error.strerror}") from error
+            raise write_failure(self.target, error) from error
         if replaced is not None:
             shutil.rmtree(replaced, ignore_errors=True)
-        self._unlock()
+        self.abandon()
         return self.target
 
-    def abandon(self) -> None:
-        """Remove the partial; safe to call at any time, also after `publish`."""
+    def leave(self) -> None:
+        """Give up the lock, and leave everything for a later process; safe to call at any time."""
         if self._lock >= 0:
-            _remove(self.path)
-            self._unlock()
+            os.close(self._lock)
+            self._lock = -1
 
-    def _check_target(self, folder: bool) -> None:
+    def abandon(self) -> None:
+        """Remove the hidden folder; safe to call at any time, also after `publish`."""
+        if self._lock < 0:
+            return
+        self.clear()
+        # Whoever makes a new lock file between these two lines finds that the folder stays: it is not empty.
+        (self.folder / _LOCK_NAME).unlink(missing_ok=True)
+        _remove_empty(self.folder)
+        self.leave()
+
+    def _take(self) -> int:
+        for _ in range(_ATTEMPTS):
+            try:
+                self.folder.mkdir(mode=0o700)
+            except FileExistsError:
+                _check_own(self.folder)
+            try:
+                # Writable, because network file systems lock nothing else.
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                descriptor = os.open(self.folder / _LOCK_NAME, flags, 0o600)
+            except FileNotFoundError:
+                continue
+            if _holds(descriptor, self.folder / _LOCK_NAME, self.target):
+                return descriptor
+        raise CheckpointError(f"{self.folder} is made and removed by others all the time; give another output name")
+
+    def _check_target(self) -> None:
         if not self.target.parent.is_dir():
             raise UsageError(f"the folder {self.target.parent} does not exist; make it first")
         if not os.path.lexists(self.target):
             return
-        if self.target.is_symlink() or self.target.is_dir() != folder:
-            kind = "folder" if folder else "file"
-            raise UsageError(f"{self.target} exists and is not a {kind}; give another output name")
-        empty_folder = folder and not any(self.target.iterdir())
+        if self.target.is_symlink():
+            raise UsageError(f"{self.target} exists and is a link; give another output name")
+        empty_folder = self.target.is_dir() and not any(self.target.iterdir())
         if not empty_folder and not self._replace:
             raise UsageError(f"{self.target} exists already; give another output name, or remove it first")
+
+    def _check_kind(self, folder: bool) -> None:
+        for path in (self.target, self.path):
+            if os.path.lexists(path) and (path.is_symlink() or path.is_dir() != folder):
+                kind = "folder" if folder else "file"
+                raise UsageError(f"{path} exists and is not a {kind}; give another output name")
 
     def _set_aside(self) -> Path | None:
         """Move a full folder out of the way: only an empty one can be replaced by a rename."""
@@ -121,10 +203,22 @@ class Staging:
         self.target.rename(replaced)
         return replaced
 
-    def _unlock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+
+@contextmanager
+def staged(path: Path, begun: Staging | None, *, replace: bool) -> Iterator[Staging]:
+    """Give the place where an output is to grow: one that the caller holds, or a new one.
+
+    A new one is abandoned when something goes wrong in the body; a caller's is the caller's to keep or to leave.
+    """
+    if begun is not None:
+        yield begun
+        return
+    made = Staging(path, replace=replace)
+    try:
+        yield made
+    except BaseException:
+        made.abandon()
+        raise
 
 
 def check_apart(target: Path, source: Path) -> None:
@@ -159,6 +253,12 @@ def check_room(folder: Path, nbytes: int) -> None:
         )
 
 
+def missing_bytes(path: Path, nbytes: int) -> int:
+    """Bytes that the disk must still give to a file that will have `nbytes`, part of which may be there already."""
+    # The unit of st_blocks is 512 bytes, whatever the file system's block is.
+    return max(0, nbytes - 512 * path.stat().st_blocks) if path.exists() else nbytes
+
+
 def write_failure(path: Path, error: OSError) -> RoomError | CheckpointError:
     """Say in our words why a file could not be written; the caller raises it."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
@@ -166,42 +266,34 @@ def write_failure(path: Path, error: OSError) -> RoomError | CheckpointError:
     return CheckpointError(f"{path} cannot be written: {error.strerror}")
 
 
-def _remove_stale(target: Path) -> None:
-    """Remove partials of the same target that no process holds any more."""
-    prefix = f".{target.name}.partial-"
-    for path in target.parent.iterdir():
-        number = path.name[len(prefix) :]
-        if not path.name.startswith(prefix) or not number.isdecimal() or path.is_symlink():
-            continue
-        # The lock tells of writers in other containers, whose process numbers mean nothing here; the number
-        # tells of a writer that has made its partial but not locked it yet.
-        if (int(number) == os.getpid() or not _alive(int(number))) and not _locked(path):
-            _remove(path)
-
-
-def _alive(process: int) -> bool:
+def _check_own(folder: Path) -> None:
+    """Refuse a hidden folder that somebody else has put there: what is written into it could go anywhere."""
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _locked(path: Path) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = folder.lstat()
     except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+        return
+    if folder.is_symlink() or not folder.is_dir() or status.st_uid != os.geteuid():
+        raise UsageError(f"{folder} is in the way and is not ours; remove it, or give another output name")
+
+
+def _holds(descriptor: int, path: Path, target: Path) -> bool:
+    """Lock a file; False when it was removed meanwhile, so that the lock says nothing."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
+        ours = os.fstat(descriptor)
+        theirs = path.lstat()
+    except BlockingIOError:
         os.close(descriptor)
+        raise UsageError(f"{target} is already being written by another process; wait for it") from None
+    except FileNotFoundError:
+        os.close(descriptor)
+        return False
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino):
+        return True
+    os.close(descriptor)
     return False
 
 
@@ -210,6 +302,14 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}:
+            raise
 
 
 def _sync(path: Path) -> None:

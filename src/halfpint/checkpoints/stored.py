@@ -181,6 +181,11 @@ class FolderCheckpoint:
         )
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors files."""
+        return tuple(file.path for file in self._shards.files)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of the safetensors files."""
         return self._shards.size
