@@ -9,6 +9,7 @@ from halfpint.calibration.text import Window
 from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.block import load_block
 from halfpint.engine.decoder import load_ends
+from halfpint.engine.steps import perform
 from halfpint.families import read_config
 
 
@@ -31,10 +32,12 @@ def test_moments_are_those_of_every_weight_s_own_input(model):
         block = load_block(model, config, layer)
         seen = dict.fromkeys(moments, 0.0)
 
-        def observe(name, x, seen=seen):
-            seen[name] = seen[name] + x.T @ x
+        def observe(request, seen=seen):
+            for projection in request.projections:
+                seen[projection.name] = seen[projection.name] + request.x.T @ request.x
+            return perform(request)
 
-        states = [block.forward(state, observe=observe) for state in states]
+        states = [block.forward(state, perform=observe) for state in states]
         for name, gathered in moments.items():
             assert gathered.tokens == 71
             assert np.allclose(gathered.total().second, seen[name], rtol=1e-4, atol=1e-4 * np.abs(seen[name]).max()), (

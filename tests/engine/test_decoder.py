@@ -12,6 +12,7 @@ from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.block import load_block
 from halfpint.engine.cache import Cache
 from halfpint.engine.decoder import Decoder, load_ends
+from halfpint.engine.steps import perform
 from halfpint.errors import CheckpointError, RoomError, UsageError
 from halfpint.families import read_config
 
@@ -135,7 +136,12 @@ def test_every_product_of_a_block_shows_its_input(name, tmp_path):
     hidden = load_ends(checkpoint, config).embed(random_ids(40).reshape(2, 20))
     block = load_block(checkpoint, config, 0)
     plain = block.forward(hidden)
-    observed = block.forward(hidden, observe=lambda tensor, x: seen.update({tensor: x.copy()}))
+
+    def observe(request):
+        seen.update({projection.name: request.x.copy() for projection in request.projections})
+        return perform(request)
+
+    observed = block.forward(hidden, perform=observe)
     assert np.array_equal(plain, observed)
     weights = {name for name, spec in checkpoint.tensors.items() if ".layers.0." in name and len(spec.shape) == 2}
     assert set(seen) == weights

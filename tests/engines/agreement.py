@@ -15,7 +15,7 @@ from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.activation import rms_norm, softcap
 from halfpint.engine.block import Block
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.weights import Observe, Parts, Projection
+from halfpint.engine.weights import Parts, Projection
 from halfpint.pipeline import verbs
 from halfpint.pipeline.measurement import held_out_windows
 from halfpint.pipeline.opening import demo_folder
@@ -92,9 +92,9 @@ class RoundedProjection(Projection):
 
     format: Format | None
 
-    def forward(self, x: np.ndarray, observe: Observe | None) -> np.ndarray:
+    def forward(self, x: np.ndarray) -> np.ndarray:
         """Give float32 [n, rows] for x float32 [n, columns]."""
-        return Projection.forward(self, rounded(x, self.format), observe)
+        return Projection.forward(self, rounded(x, self.format))
 
 
 def rounded_logits(path: Path, ids: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from halfpint.calibration.text import Window, batches
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.block import load_block
 from halfpint.engine.decoder import load_ends
+from halfpint.engine.steps import Products, perform
 from halfpint.families import read_config
 from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import FloatArray
@@ -23,8 +24,13 @@ class _Gathering:
         self.half = 0
         self.moments: dict[str, Statistics] = {}
 
-    def observe(self, name: str, x: FloatArray) -> None:
-        """Take in the input x [n, columns] of one product with the weight `name`."""
+    def perform(self, request: Products) -> Sequence[FloatArray]:
+        """Take in the input of some products on the way to carrying them out."""
+        for projection in request.projections:
+            self._observe(projection.name, request.x)
+        return perform(request)
+
+    def _observe(self, name: str, x: FloatArray) -> None:
         if name not in self._wanted:
             return
         if x is self._last_input and name not in self.moments:
@@ -63,5 +69,5 @@ def stream_moments(
         gathering = _Gathering(wanted)
         for index, state in enumerate(hidden):
             gathering.half = index % 2
-            hidden[index] = block.forward(state, observe=gathering.observe)
+            hidden[index] = block.forward(state, perform=gathering.perform)
         yield gathering.moments

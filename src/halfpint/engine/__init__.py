@@ -5,7 +5,7 @@ from halfpint.engine.cache import Cache, LayerCache
 from halfpint.engine.decoder import Decoder, Ends, load_ends
 from halfpint.engine.generation import Generation, GenerationOptions, GenerationRecord, stream_text
 from halfpint.engine.sampling import SamplingOptions, choose
-from halfpint.engine.weights import Observe, Prepare, Weight
+from halfpint.engine.weights import Prepare, Weight
 
 __all__ = [
     "Block",
@@ -16,7 +16,6 @@ __all__ = [
     "GenerationOptions",
     "GenerationRecord",
     "LayerCache",
-    "Observe",
     "Prepare",
     "SamplingOptions",
     "Weight",

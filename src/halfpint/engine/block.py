@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,12 @@ from halfpint.engine.attention import attend
 from halfpint.engine.cache import LayerCache
 from halfpint.engine.mlp import mlp
 from halfpint.engine.rope import rotate, rotation
-from halfpint.engine.weights import Observe, Parts, Prepare, as_read, read_parts
+from halfpint.engine.steps import Held, Here, Keep, Perform, Products, Steps, perform, run
+from halfpint.engine.weights import Parts, Prepare, as_read, read_parts
 from halfpint.families import ModelConfig, Role
 from halfpint.tensors import FloatArray
+
+_SEPARATE = (Role.ATTENTION_Q, Role.ATTENTION_K, Role.ATTENTION_V)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Block:
         *,
         start: int = 0,
         cache: LayerCache | None = None,
-        observe: Observe | None = None,
+        perform: Perform = perform,
     ) -> FloatArray:
         """Pass hidden states through the block.
 
@@ -44,30 +47,77 @@ class Block:
             Position of the first token; the cache, if there is one, holds as many.
         cache : LayerCache, optional
             Keys and values of the tokens before; those of these tokens are appended.
-        observe : function of (tensor name, input), optional
-            Called with the input, float32 [n, columns], of every product with a weight of the block, before the
-            product, in the order of the forward pass; experts see only the tokens routed to them. It must not
-            change or keep the array.
+        perform : function of Products
+            Carries out the products with the block's weights, in the order of the forward pass; experts see only
+            the tokens routed to them.
 
         Returns
         -------
         float32 [sequences, tokens, hidden_size]
         """
-        attended = self._attention(self._norm(Role.ATTENTION_INPUT_NORM, hidden), start, cache, observe)
-        hidden = hidden + self._norm(Role.ATTENTION_OUTPUT_NORM, attended)
-        inner = self._norm(Role.MLP_INPUT_NORM, hidden)
-        transformed = mlp(self.parts, self.config, inner.reshape(-1, inner.shape[-1]), observe)
-        return hidden + self._norm(Role.MLP_OUTPUT_NORM, transformed.reshape(hidden.shape))
+        return run(self.steps(Here(hidden), start=start, cache=cache), perform)
+
+    def steps(self, hidden: Held, keep: Keep = Here, *, start: int = 0, cache: LayerCache | None = None) -> Steps:
+        """Pass hidden states through the block, asking for every product: see `halfpint.engine.steps`.
+
+        Parameters
+        ----------
+        hidden : Held, float32 [sequences, tokens, hidden_size]
+            Taken.
+        keep : function of array
+            Puts the hidden state between attention and MLP aside.
+        start, cache
+            As for `forward`.
+
+        Returns
+        -------
+        Steps
+            Returning float32 [sequences, tokens, hidden_size].
+        """
+        attended = self._norm(Role.ATTENTION_OUTPUT_NORM, (yield from self._attention(hidden, start, cache)))
+        middle = keep(hidden.take() + attended)
+        del attended
+
+        def inner() -> FloatArray:
+            x = self._norm(Role.MLP_INPUT_NORM, middle.read())
+            return x.reshape(-1, x.shape[-1])
+
+        transformed = yield from mlp(self.parts, self.config, inner, self._target(Role.MLP_OUTPUT_NORM, middle))
+        result = middle.take()
+        return result + self._norm(Role.MLP_OUTPUT_NORM, transformed.reshape(result.shape))
 
     def _norm(self, role: Role, x: FloatArray) -> FloatArray:
         """Apply the norm of this role; families without it pass x on."""
         weight = self.parts.norms.get(role)
         return x if weight is None else rms_norm(x, weight, self.config.norm_epsilon)
 
-    def _attention(self, x: FloatArray, start: int, cache: LayerCache | None, observe: Observe | None) -> FloatArray:
-        sequences, tokens, _ = x.shape
+    def _target(self, norm: Role, residual: Held) -> Held | None:
+        """What an output is added to as it is; None when it passes a norm first."""
+        return None if norm in self.parts.norms else residual
+
+    def _attention(self, hidden: Held, start: int, cache: LayerCache | None) -> Steps:
+        sequences = hidden.shape[0]
+        # Nested, so that nothing but the request holds its input while this waits.
+        (out,) = yield Products(
+            (self.parts.projections[Role.ATTENTION_OUTPUT],),
+            self._mixed((yield self._first(hidden)), sequences, start, cache),
+            self._target(Role.ATTENTION_OUTPUT_NORM, hidden),
+        )
+        attended: FloatArray = out.reshape(hidden.shape)
+        return attended
+
+    def _first(self, hidden: Held) -> Products:
+        """What the block begins with: queries, keys and values."""
+        projections = self.parts.projections
+        roles = (Role.ATTENTION_QKV,) if Role.ATTENTION_QKV in projections else _SEPARATE
+        x = self._norm(Role.ATTENTION_INPUT_NORM, hidden.read())
+        return Products(tuple(projections[role] for role in roles), x.reshape(-1, x.shape[-1]))
+
+    def _mixed(self, outputs: Sequence[FloatArray], sequences: int, start: int, cache: LayerCache | None) -> FloatArray:
+        """Values mixed by attention, float32 [n, heads * head_dim], for the outputs of the first projections."""
         config = self.config
-        queries, keys, values = self._projected(x.reshape(-1, x.shape[-1]), observe)
+        queries, keys, values = outputs if len(outputs) == 3 else self._split(outputs[0])
+        tokens = len(queries) // sequences
         queries = self._heads(Role.QUERY_NORM, queries, config.heads, sequences)
         keys = self._heads(Role.KEY_NORM, keys, config.kv_heads, sequences)
         values = values.reshape(sequences, tokens, config.kv_heads, config.head_dim)
@@ -82,20 +132,13 @@ class Block:
         window = config.layer_window(self.layer)
         scale, cap = config.query_scale, config.attention_softcap
         mixed = attend(queries, keys, values, scale=scale, window=window, cap=cap)
-        projection = self.parts.projections[Role.ATTENTION_OUTPUT]
-        return projection.forward(mixed.reshape(sequences * tokens, -1), observe).reshape(x.shape)
+        return mixed.reshape(sequences * tokens, -1)
 
-    def _projected(self, x: FloatArray, observe: Observe | None) -> tuple[FloatArray, FloatArray, FloatArray]:
-        projections = self.parts.projections
-        fused = projections.get(Role.ATTENTION_QKV)
-        if fused is None:
-            queries = projections[Role.ATTENTION_Q].forward(x, observe)
-            keys = projections[Role.ATTENTION_K].forward(x, observe)
-            return queries, keys, projections[Role.ATTENTION_V].forward(x, observe)
+    def _split(self, fused: FloatArray) -> list[FloatArray]:
+        """Queries, keys and values of one fused projection."""
         query_end = self.config.heads * self.config.head_dim
         key_end = query_end + self.config.kv_heads * self.config.head_dim
-        queries, keys, values = np.split(fused.forward(x, observe), [query_end, key_end], axis=-1)
-        return queries, keys, values
+        return np.split(fused, [query_end, key_end], axis=-1)
 
     def _heads(self, role: Role, x: FloatArray, heads: int, sequences: int) -> FloatArray:
         """Normalise, over all heads together or over each, as the norm's length says, and split into heads."""

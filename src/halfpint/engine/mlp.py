@@ -2,64 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from halfpint.engine.activation import ACTIVATIONS, softmax
-from halfpint.engine.weights import Observe, Parts, Projection
+from halfpint.engine.activation import ACTIVATIONS
+from halfpint.engine.routing import Routes, Routing
+from halfpint.engine.steps import Held, Products, Steps
+from halfpint.engine.weights import Parts
 from halfpint.families import ModelConfig, Role
 from halfpint.tensors import FloatArray
 
 
-def mlp(parts: Parts, config: ModelConfig, x: FloatArray, observe: Observe | None) -> FloatArray:
-    """Give the block's MLP, or mixture of experts, for x float32 [n, hidden]: the same shape."""
-    if parts.experts:
-        return _mixture(parts, config, x, observe)
-    projections = parts.projections
-    fused = projections.get(Role.MLP_GATE_UP)
-    if fused is not None:
-        gate, up = np.split(fused.forward(x, observe), 2, axis=-1)
-    else:
-        gate = projections[Role.MLP_GATE].forward(x, observe)
-        up = projections[Role.MLP_UP].forward(x, observe)
-    return projections[Role.MLP_DOWN].forward(ACTIVATIONS[config.activation](gate) * up, observe)
-
-
-def route(logits: FloatArray, config: ModelConfig) -> tuple[np.ndarray, FloatArray]:
-    """Choose experts.
+def mlp(parts: Parts, config: ModelConfig, inner: Callable[[], FloatArray], residual: Held | None) -> Steps:
+    """Go through the block's MLP or mixture of experts.
 
     Parameters
     ----------
-    logits : float32 [n, experts]
+    parts : Parts
+    config : ModelConfig
+    inner : function
+        Computes the input, float32 [n, hidden].
+    residual : Held or None
+        What the output is added to as it is; None when it is normed first.
 
     Returns
     -------
-    chosen : int64 [n, experts_per_token]
-        The most probable first; of equals the one with the smaller number.
-    shares : float32, the same shape
-        Their probabilities, scaled to sum to one if the configuration says so.
+    Steps
+        Returning float32 [n, hidden].
     """
-    probabilities = softmax(logits)
-    chosen = np.argsort(-probabilities, axis=-1, kind="stable")[:, : config.experts_per_token]
-    shares = np.take_along_axis(probabilities, chosen, axis=-1)
-    if config.normalize_expert_weights:
-        shares = shares / shares.sum(axis=-1, keepdims=True)
-    return chosen, shares
+    if parts.experts:
+        return (yield from _mixture(parts, config, inner()))
+    projections = parts.projections
+    fused = projections.get(Role.MLP_GATE_UP)
+    first = (projections[Role.MLP_GATE], projections[Role.MLP_UP]) if fused is None else (fused,)
+    # Nested, so that nothing but the request holds its input while this waits.
+    outputs: Sequence[FloatArray] = yield Products(
+        (projections[Role.MLP_DOWN],), _gated(config, (yield Products(first, inner()))), residual
+    )
+    return outputs[0]
 
 
-def _mixture(parts: Parts, config: ModelConfig, x: FloatArray, observe: Observe | None) -> FloatArray:
-    chosen, shares = route(parts.projections[Role.ROUTER].forward(x, observe), config)
+def _gated(config: ModelConfig, outputs: Sequence[FloatArray]) -> FloatArray:
+    """Activate the gate's output and multiply it with the other; one output holds both side by side."""
+    gate, up = outputs if len(outputs) == 2 else np.split(outputs[0], 2, axis=-1)
+    gated: FloatArray = ACTIVATIONS[config.activation](gate) * up
+    return gated
+
+
+def _mixture(parts: Parts, config: ModelConfig, x: FloatArray) -> Steps:
+    """Go through the experts one after the other; the input and the sum of outputs are held meanwhile."""
+    (logits,) = yield Products((parts.projections[Role.ROUTER],), x)
+    routes: Routes = yield Routing(config, logits)
     out = np.zeros_like(x)
-    for expert in np.unique(chosen):
-        tokens, places = np.nonzero(chosen == expert)
-        outputs = _expert(parts, config, int(expert), x[tokens], observe)
-        out[tokens] += outputs * shares[tokens, places, np.newaxis]
+    for expert in routes.visited:
+        tokens, places = np.nonzero(routes.chosen == expert)
+        first = (parts.experts[Role.EXPERT_GATE, expert], parts.experts[Role.EXPERT_UP, expert])
+        down = (parts.experts[Role.EXPERT_DOWN, expert],)
+        (outputs,) = yield Products(down, _gated(config, (yield Products(first, x[tokens]))))
+        out[tokens] += outputs * routes.shares[tokens, places, np.newaxis]
     return out
-
-
-def _expert(parts: Parts, config: ModelConfig, expert: int, x: FloatArray, observe: Observe | None) -> FloatArray:
-    def projection(role: Role) -> Projection:
-        return parts.experts[role, expert]
-
-    gate = projection(Role.EXPERT_GATE).forward(x, observe)
-    up = projection(Role.EXPERT_UP).forward(x, observe)
-    return projection(Role.EXPERT_DOWN).forward(ACTIVATIONS[config.activation](gate) * up, observe)

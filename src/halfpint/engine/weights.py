@@ -18,9 +18,6 @@ Weight = Array | QuantizedTensor
 Prepare = Callable[[str, Weight], Weight]
 """(tensor name, weight as read) -> the weight to use: a chance to quantize or correct it on the way."""
 
-Observe = Callable[[str, FloatArray], None]
-"""(tensor name, input float32 [n, columns]) of every product with that weight, in the order of the forward pass."""
-
 
 def as_read(name: str, weight: Weight) -> Weight:  # noqa: ARG001 - the shape of a Prepare
     """Use weights as they are in the checkpoint."""
@@ -35,10 +32,8 @@ class Projection:
     linear: Linear
     bias: FloatArray | None
 
-    def forward(self, x: FloatArray, observe: Observe | None) -> FloatArray:
+    def forward(self, x: FloatArray) -> FloatArray:
         """Give float32 [n, rows] for x float32 [n, columns]."""
-        if observe is not None:
-            observe(self.name, x)
         product = self.linear.forward(x)
         if self.bias is not None:
             product += self.bias
