@@ -41,6 +41,8 @@ class Solver:
 SOLVERS: Mapping[str, Solver] = MappingProxyType(
     {
         "nearest": Solver("nothing", nearest.solve, row_wise=True),
+        "weighted": Solver("second moments", feedback.solve_weighted, row_wise=True),
+        "unrefined": Solver("second moments", feedback.solve_unrefined, row_wise=False),
         "feedback": Solver("second moments", feedback.solve, row_wise=False),
     }
 )

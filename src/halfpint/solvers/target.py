@@ -1,0 +1,138 @@
+"""What a weight should be, when its input is no longer the one it was trained for.
+
+The prefix of the model is quantized by then, so that the layer sees x where the original model had another input, and
+would give W x where y is wished for. The weight whose outputs come nearest to y is W + (sum (y - W x) x^T) (sum x
+x^T)^-1 (as in Qronos, arXiv 2505.11695, and GPTAQ, arXiv 2504.02692). Taken in full it also learns the noise of the
+text it was fitted on. How much of it to take, and how strongly to damp it, is therefore asked of the text itself: what
+is fitted on one half is judged on the other, in closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from halfpint.solvers.factor import feedback_factor, live_scale
+from halfpint.solvers.statistics import Moments, Statistics
+from halfpint.tensors import FloatArray
+
+DAMPING = (1.0, 0.3, 0.1, 0.03, 0.01)
+"""Shares of the mean diagonal of the second moments that are tried, the strongest first."""
+
+# Rows that the choice is made on, evenly spaced: it is one number for the whole tensor.
+_ROWS = 64
+# Conjugate gradients, each damping starting at the answer of the one before.
+_STEPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """How much of the difference to make up for.
+
+    Attributes
+    ----------
+    blend : float
+        0 to 1: the part of the damped least-squares correction that is taken.
+    damping : float
+        Share of the mean diagonal.
+    gain : float
+        Share of the squared error on the other half, judged on a sample of rows, that the correction saved; 0 when none
+        is taken.
+    """
+
+    blend: float = 0.0
+    damping: float = DAMPING[0]
+    gain: float = 0.0
+
+
+def wished_weight(weight: FloatArray, statistics: Statistics, choice: Correction) -> FloatArray:
+    """Add the chosen correction to a weight, float32 [rows, columns]; the weight itself where there is none."""
+    if choice.blend == 0:
+        return weight
+    total = statistics.total()
+    assert total.shift is not None
+    unit = live_scale(total.second)
+    factor = feedback_factor(total.second / unit, choice.damping)
+    if factor is None:
+        return weight
+    change = np.matmul((total.shift / unit) @ factor.T, factor, dtype=np.float32)
+    corrected: FloatArray = weight + np.float32(choice.blend) * change
+    return corrected if np.isfinite(corrected).all() else weight
+
+
+def choose_correction(statistics: Statistics) -> Correction:
+    """Find the damping and blend whose correction, fitted on one half of the text, saves most on the other half.
+
+    Returns
+    -------
+    Correction
+        Blend 0 where nothing was gained in both directions, or where the statistics know of no difference.
+
+    Notes
+    -----
+    A change D of the weight, fitted on one half, changes the squared error on the other half, with moments H and shift
+    G, by tr(D H D^T) - 2 tr(D G^T). Scaled by a it is least at a = tr(D G^T) / tr(D H D^T).
+    """
+    first, second = (_sample(half) for half in statistics.halves)
+    if first is None or second is None:
+        return Correction()
+    best = Correction()
+    paths = zip(_path(first), _path(second), strict=True)
+    for damping, (of_first, of_second) in zip(DAMPING, paths, strict=True):
+        trials = (_held_out(of_first, second), _held_out(of_second, first))
+        agreement, energy = (sum(trial[i] for trial in trials) for i in (0, 1))
+        if min(trial[0] for trial in trials) <= 0 or energy <= 0:
+            continue
+        blend = min(1.0, agreement / energy)
+        gain = 2 * blend * agreement - blend * blend * energy
+        if gain > best.gain:
+            best = Correction(blend, damping, gain)
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """Mean second moments of one half, of mean diagonal 1, and the mean shift of some rows in the same unit."""
+
+    second: FloatArray
+    shift: FloatArray
+
+
+def _sample(half: Moments) -> _Half | None:
+    if half.shift is None or not half.shift.any():
+        return None
+    rows = np.linspace(0, len(half.shift) - 1, min(_ROWS, len(half.shift))).astype(int)
+    unit = live_scale(half.second)
+    return _Half(half.second / unit, half.shift[rows] / unit)
+
+
+def _held_out(change: FloatArray, half: _Half) -> tuple[float, float]:
+    return float(np.vdot(change, half.shift)), float(np.vdot(change @ half.second, change))
+
+
+def _path(half: _Half) -> list[FloatArray]:
+    """Corrections of the sampled rows, one for each damping: shift (second + damping)^-1, by conjugate gradients."""
+    change = np.zeros_like(half.shift)
+    corrections = []
+    for damping in DAMPING:
+        residual = half.shift - (change @ half.second + np.float32(damping) * change)
+        direction = residual.copy()
+        energy = np.einsum("rc,rc->r", residual, residual)
+        for _ in range(_STEPS):
+            image = direction @ half.second + np.float32(damping) * direction
+            curvature = np.einsum("rc,rc->r", direction, image)
+            length = _ratio(energy, curvature)[:, None]
+            change = change + length * direction
+            residual = residual - length * image
+            rest = np.einsum("rc,rc->r", residual, residual)
+            direction = residual + _ratio(rest, energy)[:, None] * direction
+            energy = rest
+        corrections.append(change)
+    return corrections
+
+
+def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    good = denominator > 0
+    quotient: FloatArray = np.where(good, numerator / np.where(good, denominator, np.float32(1)), np.float32(0))
+    return quotient
