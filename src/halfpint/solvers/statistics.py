@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halfpint.tensors import FloatArray, QuantizedTensor
 
@@ -53,9 +54,15 @@ class Statistics:
     ----------
     halves : tuple of two Moments
         Of alternate windows of the text.
+    row_counts : int64 [rows] or None
+        For an embedding, how often each row was looked up.
+    groups : tuple of RowGroup
+        For a head, whose rows do not see the same input: what each group of rows sees. Empty elsewhere.
     """
 
     halves: tuple[Moments, Moments]
+    row_counts: NDArray[np.int64] | None = None
+    groups: tuple[RowGroup, ...] = ()
 
     @classmethod
     def empty(cls, columns: int) -> Statistics:
@@ -70,6 +77,22 @@ class Statistics:
     def total(self) -> Moments:
         """Both halves together, as new arrays."""
         return self.halves[0] + self.halves[1]
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows of a weight that see one input.
+
+    Attributes
+    ----------
+    rows : int64 [n]
+        Which they are, ascending.
+    statistics : Statistics
+        Of their input; shifts have a row for each of them.
+    """
+
+    rows: NDArray[np.int64]
+    statistics: Statistics
 
 
 @dataclass(frozen=True, slots=True)
