@@ -21,6 +21,7 @@ from halfpint.calibration.passage import Findings, Passage, Solve, ask
 from halfpint.calibration.shelf import Shelf, StreamOptions
 from halfpint.calibration.state import StreamState
 from halfpint.calibration.text import Batch, Window, batches
+from halfpint.calibration.vocabulary import HeadInput, row_groups
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.activation import rms_norm
 from halfpint.engine.block import load_block
@@ -32,6 +33,9 @@ from halfpint.families import ModelConfig, Role, read_config
 from halfpint.kernels.linear import Linear
 from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import FloatArray
+
+EMBEDDING_SHARE = 0.3
+"""Of the mean second moment of a head's input, for errors of an embedding that is the head as well: measured."""
 
 Finished = Callable[[int, StreamState], None]
 """Called after each block with its number and the state, which may be saved; it is gone when the call returns."""
@@ -188,10 +192,14 @@ def tied_statistics(
             for number, state in enumerate(states):
                 states[number] = shelf.keep(block.forward(state.take(), perform=_decoded_products))
         seconds = SecondMoments(config.hidden_size)
+        inputs = []
         for part, state in zip(parts, states, strict=True):
-            seconds.add(part.half, _last_norm(ends, state.take()))
+            x = _last_norm(ends, state.take())
+            seconds.add(part.half, x)
+            inputs.append(HeadInput(part.half, x, x))
     seconds.finish()
-    return Statistics((seconds.moments(0), seconds.moments(1)), _row_counts(config, parts))
+    groups = row_groups(ends.embedding.decode(), inputs, config.logit_softcap, EMBEDDING_SHARE)
+    return Statistics((seconds.moments(0), seconds.moments(1)), _row_counts(config, parts), groups)
 
 
 def _decoded_products(request: Products) -> list[FloatArray]:
@@ -279,8 +287,13 @@ class _Job:
         statistics = None
         if name in findings.wanted:
             gathering = Gathering(self.config.hidden_size)
+            inputs = []
             for part, first, second in zip(self.parts, state.original, state.quantized, strict=True):
-                gathering.add(part.half, _last_norm(ends, first.take()), _last_norm(ends, second.take()))
+                inputs.append(HeadInput(part.half, _last_norm(ends, first.take()), _last_norm(ends, second.take())))
+                gathering.add(part.half, inputs[-1].original, inputs[-1].quantized)
             gathering.finish()
-            statistics = findings.statistics(name, ends.output.decode(), gathering)
+            weight = ends.output.decode()
+            statistics = findings.statistics(name, weight, gathering)
+            if statistics is not None:
+                statistics = replace(statistics, groups=row_groups(weight, inputs, self.config.logit_softcap))
         ask(self.solve, name, statistics, ends.output.shape)

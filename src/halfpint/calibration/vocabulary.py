@@ -1,9 +1,9 @@
 """What comes to the rows of a head: tokens weigh there as much as the model is in doubt about them.
 
-An error e of the logit of a token v costs, to second order, p (1 - p) e^2 / 2 nats of KL divergence where the model gives
-v the probability p: nothing wherever v is out of the question. So each row of a head has second moments of its own, the
-sum of p (1 - p) x x^T. Rows that are likely after alike texts nearly share them: rows are put into groups by the mean
-direction of their weighted inputs (spherical k-means), and each group is solved for the moments of the group.
+An error e of the logit of a token v costs, to second order, p (1 - p) e^2 / 2 nats of KL divergence where the model
+gives v the probability p: nothing wherever v is out of the question. So each row of a head has second moments of its
+own, the sum of p (1 - p) x x^T. Rows that are likely after alike texts nearly share them: rows are put into groups by
+the mean direction of their weighted inputs (spherical k-means), and each group is solved for the moments of the group.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class HeadInput:
     quantized: FloatArray
 
 
-def row_groups(weight: FloatArray, inputs: Sequence[HeadInput], cap: float = 0.0) -> tuple[RowGroup, ...]:
+def row_groups(
+    weight: FloatArray, inputs: Sequence[HeadInput], cap: float = 0.0, embedding_share: float = 0.0
+) -> tuple[RowGroup, ...]:
     """Put the rows of a head into groups, and sum up what comes to each.
 
     Parameters
@@ -52,6 +54,9 @@ def row_groups(weight: FloatArray, inputs: Sequence[HeadInput], cap: float = 0.0
     inputs : sequence of HeadInput
     cap : float
         Logits are bent by `softcap` to this; 0 for none.
+    embedding_share : float
+        Share of the mean diagonal that is added to the diagonal for a head that is the embedding as well: there an
+        error counts in whatever direction it points.
 
     Returns
     -------
@@ -66,6 +71,9 @@ def row_groups(weight: FloatArray, inputs: Sequence[HeadInput], cap: float = 0.0
     groups = []
     for rows, halves in zip(members, sums[:-1], strict=True):
         first, last = (_shrunk(halves[half], everything[half], weight[rows]) for half in range(2))
+        for half in (first, last):
+            diagonal = np.einsum("ii->i", half.second)
+            diagonal += np.float32(embedding_share) * diagonal.mean()
         groups.append(RowGroup(rows, Statistics((first, last))))
     return tuple(groups)
 
@@ -106,7 +114,7 @@ def _probabilities(weight: FloatArray, x: FloatArray, cap: float) -> FloatArray:
 
 
 def _doubts(weight: FloatArray, part: HeadInput, rows: slice, cap: float) -> FloatArray:
-    """p (1 - p) for every token of a slice and every row of the head: float32 [n, rows]."""
+    """Give p (1 - p) for every token of a slice and every row of the head: float32 [n, rows]."""
     probabilities = _probabilities(weight, part.original[rows], cap)
     return probabilities * (1 - probabilities)
 
@@ -126,7 +134,7 @@ def _labels(weight: FloatArray, inputs: Sequence[HeadInput], cap: float) -> NDAr
         for rows in _slices(weight, part):
             add_outer(directions, _doubts(weight, part, rows, cap), part.original[rows])
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
-    return _cluster(directions / np.where(lengths > 0, lengths, 1), count)
+    return _cluster(np.asarray(directions / np.where(lengths > 0, lengths, 1), np.float32), count)
 
 
 def _cluster(directions: FloatArray, count: int) -> NDArray[np.int64]:

@@ -9,12 +9,13 @@ is kept, so that a format, a text or a matrix on which a step fails costs nothin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from halfpint import kernels
 from halfpint.errors import NonFiniteError, ShapeError
-from halfpint.solvers import lattices, refinement, rounding
+from halfpint.solvers import lattices, refinement, rounding, rows
 from halfpint.solvers.factor import DAMPING, feedback_factor, live
 from halfpint.solvers.lattices import supports
 from halfpint.solvers.statistics import Solved, Statistics
@@ -84,6 +85,8 @@ class _Judge:
 def _solve(weight: FloatArray, statistics: Statistics | None, fmt: Format, sweeps: int) -> Solved:
     assert statistics is not None
     assert supports(fmt)
+    if statistics.groups and rows.apart(fmt, weight.shape):
+        return rows.solve_groups(partial(_solve, sweeps=sweeps), weight, statistics.groups, fmt)
     target = wished_weight(weight, statistics, choose_correction(statistics))
     judge = _Judge.of(weight, target, live(statistics.total().second))
     candidates = {"nearest": kernels.encode(weight, fmt)}
