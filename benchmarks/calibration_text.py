@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 import halfpint
-from halfpint.calibration.text import Window, bundled, cut
-from halfpint.measuring.comparison import known_config
-from halfpint.pipeline.measurement import _CALIBRATION_TOKENS, _CALIBRATION_WINDOW, conversation_renderer
-from halfpint.tokenization import load_tokenizer
+from halfpint.calibration.text import Window
+from halfpint.pipeline.measurement import calibration_windows
+from halfpint.pipeline.options import CalibrationOptions
 
 
-def calibration_windows(model: str | Path) -> list[Window]:
-    """Windows of tokens, as the default options give them."""
+def windows_of(model: str | Path, options: CalibrationOptions) -> list[Window]:
+    """Windows of tokens, as these options give them."""
     checkpoint = halfpint.open_model(model)
     try:
-        tokenizer = load_tokenizer(checkpoint)
-        length = min(_CALIBRATION_WINDOW, known_config(checkpoint).max_positions)
-        return cut(tokenizer, bundled(conversation_renderer(tokenizer)), length, _CALIBRATION_TOKENS)
+        return calibration_windows(checkpoint, options)
     finally:
         checkpoint.close()
+
+
+def save_tokens(windows: list[Window], path: Path) -> None:
+    """Write windows for a peer that runs in an environment of its own: one array of token ids each, in order."""
+    np.savez(path, **{f"{number:06d}": np.array(window.token_ids) for number, window in enumerate(windows)})

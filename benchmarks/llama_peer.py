@@ -16,8 +16,10 @@ from halfpint.calibration.text import Window, batches
 from halfpint.checkpoints.gguf_names import places
 from halfpint.engine.block import load_block
 from halfpint.engine.decoder import load_ends
+from halfpint.engine.steps import Products
 from halfpint.families import read_config
 from halfpint.pipeline.options import QuantizeOptions
+from halfpint.tensors import FloatArray
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -46,9 +48,12 @@ def importance(model: str | Path, windows: list[Window]) -> dict[str, NDArray[np
     sums: dict[str, NDArray[np.float64]] = {}
     counts: dict[str, int] = {}
 
-    def observe(name: str, x: NDArray[np.float32]) -> None:
-        sums[name] = sums.get(name, 0) + np.square(x, dtype=np.float64).sum(axis=0)
-        counts[name] = counts.get(name, 0) + len(x)
+    def perform(request: Products) -> list[FloatArray]:
+        squares = np.square(request.x, dtype=np.float64).sum(axis=0)
+        for projection in request.projections:
+            sums[projection.name] = sums.get(projection.name, 0) + squares
+            counts[projection.name] = counts.get(projection.name, 0) + len(request.x)
+        return [projection.forward(request.x) for projection in request.projections]
 
     try:
         config = read_config(checkpoint.config)
@@ -56,7 +61,7 @@ def importance(model: str | Path, windows: list[Window]) -> dict[str, NDArray[np
         hidden = [ends.embed(batch.ids) for batch in batches(windows)]
         for layer in range(config.layers):
             block = load_block(checkpoint, config, layer)
-            hidden = [block.forward(state, observe=observe) for state in hidden]
+            hidden = [block.forward(state, perform=perform) for state in hidden]
         names = places(checkpoint.config)
         return {names[name].gguf_name: (sums[name] / counts[name]).astype(np.float32) for name in sums}
     finally:

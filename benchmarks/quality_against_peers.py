@@ -29,8 +29,8 @@ import numpy as np
 
 import halfpint
 import reporting
-from calibration_text import calibration_windows
-from halfpint.pipeline.options import QuantizeOptions
+from calibration_text import windows_of
+from halfpint.pipeline.options import CalibrationOptions, QuantizeOptions
 from llama_peer import MIXED_FILE_TYPES, PURE_FILE_TYPES, LlamaCpp, engine, importance, plain_gguf, rules_like
 from scoring import Score, Yardstick, kl_ratio
 
@@ -63,6 +63,7 @@ class Bench:
     peer: LlamaCpp
     plain: Path
     importance: dict[str, np.ndarray]
+    calibration: CalibrationOptions
 
     def theirs(self, type_name: str, setting: str, output: Path) -> float:
         """Let llama.cpp write a file; the seconds that it took."""
@@ -74,7 +75,9 @@ class Bench:
 
     def ours(self, score: Score, output: Path) -> float:
         """Write a file with the formats of theirs; the seconds that it took."""
-        options = QuantizeOptions(rules=rules_like(score.formats), calibrate=True, measure=None)
+        options = QuantizeOptions(
+            rules=rules_like(score.formats), calibrate=True, calibration=self.calibration, measure=None
+        )
         started = time.monotonic()
         halfpint.quantize(self.model, output, options)
         return time.monotonic() - started
@@ -118,8 +121,9 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             folder = Path(scratch) / Path(model).name
             folder.mkdir()
             yardstick = Yardstick(model, arguments.text, arguments.tokens)
-            matrix = importance(model, calibration_windows(model))
-            bench = Bench(Path(model).name, model, yardstick, peer, plain_gguf(model, folder), matrix)
+            text = CalibrationOptions(tokens=arguments.calibration_tokens)
+            matrix = importance(model, windows_of(model, text))
+            bench = Bench(Path(model).name, model, yardstick, peer, plain_gguf(model, folder), matrix, text)
             for setting in arguments.settings:
                 for type_name in arguments.types:
                     yield bench.row(type_name, setting, folder)
@@ -132,6 +136,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=SETTINGS, choices=SETTINGS)
     parser.add_argument("--text", nargs="+", default=(), type=Path, help="held-out text; without it the bundled one")
     parser.add_argument("--tokens", type=int, default=16384, help="about so many held-out tokens")
+    parser.add_argument("--calibration-tokens", type=int, default=0, help="for both; 0 for our default")
     parser.add_argument("--threads", type=int, default=1, help="of llama.cpp")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     arguments = parser.parse_args()
