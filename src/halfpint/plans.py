@@ -13,14 +13,13 @@ from halfpint.tensors import Format
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Tensors whose name matches `pattern` get `format` from `solver`.
+    """Tensors whose name matches `pattern` get `format`.
 
     `pattern` is a shell glob over the Hugging Face name (`*down_proj*`), or a regular expression after `re:`.
     """
 
     pattern: str
     format: Format
-    solver: str = "nearest"
 
     def matches(self, name: str) -> bool:
         """Whether the rule speaks of the tensor of this name."""

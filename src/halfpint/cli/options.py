@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -14,7 +14,7 @@ from halfpint.cli.group import TRACEBACK
 from halfpint.errors import UsageError
 from halfpint.formats import FORMATS
 from halfpint.kernels import machine
-from halfpint.pipeline.options import Gate, MeasureOptions, QuantizeOptions
+from halfpint.pipeline.options import MeasureOptions
 from halfpint.planning.engines import ENGINES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -144,13 +144,17 @@ def texts(function: Command) -> Command:
             metavar="FILE",
             help="Text to compare on instead of the bundled one; may be repeated.",
         ),
-        click.option(
-            "--tokens",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="About so many tokens (whole windows) to compare on. "
-            "[default: by the model's size, for minutes of work]",
-        ),
+        tokens,
+    )(function)
+
+
+def tokens(function: Command) -> Command:
+    """`--tokens N`."""
+    return click.option(
+        "--tokens",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="About so many tokens (whole windows) to compare on. [default: by the model's size, for minutes of work]",
     )(function)
 
 
@@ -193,8 +197,8 @@ def what(function: Command) -> Command:
             "--calibrate/--no-calibrate",
             "calibrate",
             default=None,
-            help="Solve linear layers with error feedback, on the bundled calibration text. [default: where it takes "
-            "seconds, which is up to 100 million parameters]",
+            help="Solve linear layers with error feedback, on the bundled calibration text or that of --text. "
+            "[default: where it takes seconds, which is up to 100 million parameters]",
         ),
     )(function)
 
@@ -206,13 +210,15 @@ def gate(function: Command) -> Command:
             "--keep",
             callback=fraction,
             metavar="97%",
-            help="PASS only with this top-1 agreement with the original, else exit with 1.",
+            help="PASS only with this top-1 agreement with the original, else exit with 1. Without a size, --bits, "
+            "--format or --plan: the smallest file that keeps it.",
         ),
         click.option(
             "--max-kl",
             type=Number(min=0),
             metavar="X",
-            help="PASS only up to this mean KL divergence in nats, else exit with 1.",
+            help="PASS only up to this mean KL divergence in nats, else exit with 1. Without a size, --bits, --format "
+            "or --plan: the smallest file that keeps it.",
         ),
     )(function)
 
@@ -238,55 +244,6 @@ def container_for(container: str | None, output: str | None, engine: str | None)
     if named_gguf or engine not in _FOLDER_ENGINES:
         return "gguf"
     return "compressed-tensors"
-
-
-class What(TypedDict):
-    """What `what` gives to a command."""
-
-    bits: int | None
-    format_name: str | None
-    rules: tuple[str, ...]
-    container: str | None
-    engine: str | None
-    calibrate: bool | None
-
-
-class Wanted(What):
-    """What `what`, `gate`, `texts` and --no-measure give to a command."""
-
-    keep: float | None
-    max_kl: float | None
-    texts: tuple[Path, ...]
-    tokens: int | None
-    no_measure: bool
-
-
-def plan_options(what: What) -> QuantizeOptions:
-    """Put the options of `plan` into one record; there is nothing to compare."""
-    return QuantizeOptions(
-        bits=what["bits"],
-        format=what["format_name"],
-        rules=what["rules"],
-        container=container_for(what["container"], None, what["engine"]),
-        engine=what["engine"] or "",
-        calibrate=what["calibrate"],
-        measure=None,
-    )
-
-
-def quantize_options(output: str, wanted: Wanted) -> QuantizeOptions:
-    """Put the options of `quantize` into one record."""
-    keep, max_kl = wanted["keep"], wanted["max_kl"]
-    return QuantizeOptions(
-        bits=wanted["bits"],
-        format=wanted["format_name"],
-        rules=wanted["rules"],
-        container=container_for(wanted["container"], output, wanted["engine"]),
-        engine=wanted["engine"] or "",
-        calibrate=wanted["calibrate"],
-        gate=Gate(keep=0.0 if keep is None else keep, max_kl=float("inf") if max_kl is None else max_kl),
-        measure=None if wanted["no_measure"] else measure_options(wanted["texts"], wanted["tokens"]),
-    )
 
 
 def measure_options(texts: tuple[Path, ...], tokens: int | None) -> MeasureOptions:

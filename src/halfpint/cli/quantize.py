@@ -7,8 +7,9 @@ from typing import Unpack
 
 import click
 
-from halfpint.cli import options
+from halfpint.cli import budgets, options
 from halfpint.cli.output import emit
+from halfpint.cli.wanted import Wanted, quantize_options
 from halfpint.pipeline import verbs
 from halfpint.report import json
 from halfpint.report.planning import plan_card, quantize_card
@@ -17,7 +18,7 @@ from halfpint.report.progress import reporting
 GATE_FAILED = 1
 
 
-class _Job(options.Wanted):
+class _Job(Wanted):
     """What the options of this command give."""
 
     dry_run: bool
@@ -29,9 +30,18 @@ class _Job(options.Wanted):
 @options.command
 @click.argument("model")
 @click.argument("output", metavar="OUT")
+@budgets.budget
 @options.what
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Do what this plan says, made by `halfpint plan --save` and edited as you like.",
+)
 @options.gate
-@options.texts
+@budgets.calibration
+@options.tokens
 @click.option("--no-measure", is_flag=True, help="Skip the comparison with the original at the end.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @options.threads
@@ -44,7 +54,7 @@ def command(context: click.Context, model: str, output: str, **job: Unpack[_Job]
     OUT is a file for GGUF and a folder otherwise. It must not exist, and appears only when it is whole. MODEL is
     never changed. The exit code is 1 when --keep or --max-kl was not met; OUT is there all the same.
     """
-    wanted = options.quantize_options(output, job)
+    wanted = quantize_options(output, job)
     if job["dry_run"]:
         planned = verbs.plan(model, wanted)
         emit(job["as_json"], json.plan(planned), plan_card(planned, model))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from halfpint.calibration.stream import stream_moments
-from halfpint.calibration.text import Render, Window, bundled, cut, plain_conversation, read_files
+from halfpint.calibration.text import Render, TextSource, Window, bundled, cut, plain_conversation, read_files
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.measuring.comparison import compare, known_config, read, steps
 from halfpint.measuring.text import held_out
 from halfpint.pipeline.job import Progress, silent
-from halfpint.pipeline.options import MeasureOptions
+from halfpint.pipeline.options import CalibrationOptions, MeasureOptions
 from halfpint.pipeline.results import Measurement
 from halfpint.plans import Plan
 from halfpint.solvers import needs_moments
@@ -29,6 +30,7 @@ _MOST_TOKENS = 1_000_000
 # A few tokens per column of the widest weight that calibration is done for by default.
 _CALIBRATION_TOKENS = 8192
 _CALIBRATION_WINDOW = 256
+_BUNDLED = CalibrationOptions()
 
 
 def measure_checkpoints(
@@ -84,16 +86,33 @@ def reads_text(checkpoint: Checkpoint) -> bool:
     return True
 
 
-def gather(checkpoint: Checkpoint, plan: Plan) -> Iterator[Mapping[str, Statistics]]:
-    """Show a model the bundled calibration text, and give block by block what the weights of a plan see of it."""
+def gather(
+    checkpoint: Checkpoint, plan: Plan, options: CalibrationOptions = _BUNDLED
+) -> Iterator[Mapping[str, Statistics]]:
+    """Show a model the calibration text, and give block by block what the weights of a plan see of it."""
     wanted = frozenset(tensor.name for tensor in plan.tensors if needs_moments(tensor.solver))
     if not wanted:
         return iter(())
+    return stream_moments(checkpoint, calibration_windows(checkpoint, options), wanted)
+
+
+def calibration_windows(checkpoint: Checkpoint, options: CalibrationOptions, tokens: int = 0) -> list[Window]:
+    """Text to calibrate on, in tokens of the model; `tokens` goes before those of the options when it is not 0."""
     config = known_config(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
-    sources = bundled(conversation_renderer(tokenizer))
-    windows = cut(tokenizer, sources, min(_CALIBRATION_WINDOW, config.max_positions), _CALIBRATION_TOKENS)
-    return stream_moments(checkpoint, windows, wanted)
+    render = conversation_renderer(tokenizer)
+    sources = read_files(options.texts, render) if options.texts else bundled(render)
+    limit = tokens or options.tokens or _CALIBRATION_TOKENS
+    begun = [_begun(source, options.seed) for source in sources]
+    return cut(tokenizer, begun, min(_CALIBRATION_WINDOW, config.max_positions), limit)
+
+
+def _begun(source: TextSource, seed: int) -> TextSource:
+    """The same text from another place on, its beginning put behind its end; seed 0 leaves it."""
+    if not seed:
+        return source
+    place = random.Random(f"{seed} {source.name}").randrange(len(source.text))
+    return TextSource(source.name, source.text[place:] + source.text[:place])
 
 
 def conversation_renderer(tokenizer: Tokenizer) -> Render:

@@ -68,6 +68,65 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much room the result may take: one of three measures, or none.
+
+    Attributes
+    ----------
+    size_bytes : int
+        Most bytes of the whole output; 0 asks nothing.
+    bits_per_weight : float
+        Most bits per parameter of the whole output, headers and embeddings included; 0 asks nothing.
+    memory_bytes : int
+        Memory of a machine that is to hold the weights, keys and values, and what the engine needs; 0 asks nothing.
+    context_tokens : int
+        With `memory_bytes`: tokens of text to have room for; 0 takes 4096, or the model's longest if that is less.
+    """
+
+    size_bytes: int = 0
+    bits_per_weight: float = 0.0
+    memory_bytes: int = 0
+    context_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        given = [value for value in (self.size_bytes, self.bits_per_weight, self.memory_bytes) if value]
+        if not all(0 < value < float("inf") for value in given):
+            raise UsageError(f"a budget is a positive number, got {', '.join(map(str, given))}")
+        if len(given) > 1:
+            raise UsageError("give one of --size, --bpw and --fit")
+        if self.context_tokens < 0 or (self.context_tokens and not self.memory_bytes):
+            raise UsageError("--context says how much text --fit must have room for; give both")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is asked."""
+        return bool(self.size_bytes or self.bits_per_weight or self.memory_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationOptions:
+    """Which text the original model reads before it is quantized. Never the text that it is measured on.
+
+    Attributes
+    ----------
+    texts : sequence of Path
+        The user's own; empty for the bundled one.
+    tokens : int
+        About so many tokens (whole windows); 0 takes 8192.
+    seed : int
+        Where in each text to begin; 0 is the beginning.
+    """
+
+    texts: Sequence[Path] = ()
+    tokens: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0 or self.seed < 0:
+            raise UsageError("--calibration-tokens and --seed must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizeOptions:
     """What to make of a model.
 
@@ -87,8 +146,18 @@ class QuantizeOptions:
         Whether linear weights are solved with error feedback, on the bundled calibration text. None does it where
         it takes seconds: models of a known family with at most `CALIBRATED_PARAMETERS`.
     gate : Gate
+        Without `bits`, `format`, `budget` and `plan_file`: what the smallest file is searched for that keeps it.
     measure : MeasureOptions or None
         None skips the comparison at the end.
+    budget : Budget
+        The best mixture of formats in so much room.
+    plan_file : Path or None
+        A plan made before, by `halfpint plan --save`.
+    calibration : CalibrationOptions
+    max_memory_bytes : int
+        The job is refused when its forecast is above this; 0 for no limit.
+    fresh : bool
+        Whether what an earlier process left of the same output is removed; otherwise the job goes on with it.
     """
 
     bits: int | None = None
@@ -99,8 +168,14 @@ class QuantizeOptions:
     calibrate: bool | None = None
     gate: Gate = field(default_factory=Gate)
     measure: MeasureOptions | None = field(default_factory=MeasureOptions)
+    budget: Budget = field(default_factory=Budget)
+    plan_file: Path | None = None
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    max_memory_bytes: int = 0
+    fresh: bool = False
 
     def __post_init__(self) -> None:
+        self._check_one_answer()
         if self.container not in CONTAINERS:
             raise UnsupportedError(f"no container {self.container!r}; there are: {', '.join(CONTAINERS)}")
         if self.engine and self.engine not in {engine.name for engine in ENGINES}:
@@ -108,6 +183,23 @@ class QuantizeOptions:
             raise UnsupportedError(f"no engine {self.engine!r} in our table; there are: {known}")
         if self.gate.wanted and self.measure is None:
             raise UsageError("--keep and --max-kl need the comparison: leave --no-measure out")
+
+    def _check_one_answer(self) -> None:
+        given = {
+            "--bits": self.bits is not None,
+            "--format": self.format is not None,
+            "--plan": self.plan_file is not None,
+            "--size, --bpw or --fit": self.budget.wanted,
+        }
+        named = [name for name, is_given in given.items() if is_given]
+        if len(named) > 1:
+            raise UsageError(f"give either {' or '.join(named)}, not both")
+
+    @property
+    def searches(self) -> bool:
+        """Whether the gate alone says what is wanted: the smallest file that keeps it."""
+        named = self.bits is not None or self.format is not None or self.plan_file is not None
+        return self.gate.wanted and not named and not self.budget.wanted
 
     def wish(self, calibrate: bool) -> Wish:
         """The same in the words of planning."""

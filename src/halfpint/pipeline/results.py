@@ -9,6 +9,7 @@ from typing import Literal
 
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.job import TensorOutcome
+from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan
 
 Verdict = Literal["PASS", "FAIL", "UNMEASURED"]
@@ -31,6 +32,10 @@ class PlanResult:
         Forecast for the job without the comparison.
     seconds : float
         Forecast for the same.
+    kl_mean : float or None
+        Forecast of the mean KL divergence in nats; None when nothing of the model was measured.
+    memory : MemoryNeed or None
+        How the memory of the machine is divided, when that was the budget.
     """
 
     plan: Plan
@@ -39,6 +44,8 @@ class PlanResult:
     refusals: Mapping[str, str]
     peak_memory_bytes: int
     seconds: float
+    kl_mean: float | None = None
+    memory: MemoryNeed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,18 +6,16 @@ import math
 import time
 from pathlib import Path
 
-from halfpint.checkpoints import CONTAINERS, open_checkpoint
-from halfpint.checkpoints.checkpoint import Checkpoint
-from halfpint.errors import UnsupportedError
-from halfpint.families import find
+from halfpint.checkpoints import open_checkpoint
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline import inspection, job
+from halfpint.pipeline.deciding import decide
 from halfpint.pipeline.demonstration import demonstrate
 from halfpint.pipeline.diagnosis import diagnose
 from halfpint.pipeline.job import Progress, silent
-from halfpint.pipeline.measurement import gather, held_out_windows, measure_checkpoints, reads_text
+from halfpint.pipeline.measurement import gather, held_out_windows, measure_checkpoints
 from halfpint.pipeline.opening import open_model
-from halfpint.pipeline.options import CALIBRATED_PARAMETERS, Gate, MeasureOptions, QuantizeOptions
+from halfpint.pipeline.options import Gate, MeasureOptions, QuantizeOptions
 from halfpint.pipeline.results import (
     DemoResult,
     DoctorReport,
@@ -27,11 +25,9 @@ from halfpint.pipeline.results import (
     Verdict,
     VerifyReport,
 )
-from halfpint.pipeline.slicing import SLICE_WEIGHTS
 from halfpint.pipeline.speaking import Chat, generate
 from halfpint.pipeline.verification import verify_checkpoint
-from halfpint.planning import engines
-from halfpint.planning.planner import make_plan
+from halfpint.planning import plan_file
 
 __all__ = [
     "Chat",
@@ -44,14 +40,9 @@ __all__ = [
     "open_model",
     "plan",
     "quantize",
+    "save_plan",
     "verify",
 ]
-
-# Forecasts: what the interpreter and its libraries hold, the arrays of float32 size that a slice goes through, and
-# the weights a second that one thread of a laptop reads, solves, writes and reads back.
-_RESTING_BYTES = 150_000_000
-_ARRAYS_PER_SLICE = 6
-_WEIGHTS_PER_SECOND = 20_000_000
 
 
 def inspect(model: str | Path) -> inspection.Inspection:
@@ -81,29 +72,26 @@ def verify(model: str | Path, progress: Progress = silent) -> VerifyReport:
         checkpoint.close()
 
 
-def plan(model: str | Path, options: QuantizeOptions) -> PlanResult:
-    """Decide from headers alone; nothing is written."""
+def plan(model: str | Path, options: QuantizeOptions, progress: Progress = silent) -> PlanResult:
+    """Decide before paying; nothing is written.
+
+    Headers alone are read, except for a budget of a model that may be calibrated: where its bytes do most good is
+    measured.
+    """
     checkpoint = open_model(model)
     try:
-        return _plan(checkpoint, options)
+        return decide(checkpoint, options, progress)
     finally:
         checkpoint.close()
 
 
-def _plan(checkpoint: Checkpoint, options: QuantizeOptions) -> PlanResult:
-    made = make_plan(checkpoint, CONTAINERS[options.container], options.wish(calibrates(checkpoint, options)))
-    refusals = engines.refusals(made, checkpoint.config)
-    if options.engine in refusals:
-        raise UnsupportedError(f"{options.engine} cannot load this: {refusals[options.engine]}")
-    weights = sum(spec.parameters for spec in checkpoint.tensors.values())
-    return PlanResult(
-        plan=made,
-        original_bytes=checkpoint.weight_bytes,
-        engines=engines.loaders(made, checkpoint.config),
-        refusals=refusals,
-        peak_memory_bytes=_RESTING_BYTES + _ARRAYS_PER_SLICE * 4 * min(weights, SLICE_WEIGHTS),
-        seconds=weights / _WEIGHTS_PER_SECOND,
-    )
+def save_plan(model: str | Path, planned: PlanResult, path: Path) -> None:
+    """Write a plan as TOML, for `QuantizeOptions.plan_file`; an older file is replaced."""
+    checkpoint = open_model(model)
+    try:
+        plan_file.write(path, plan_file.plan_file(planned.plan, checkpoint))
+    finally:
+        checkpoint.close()
 
 
 def quantize(
@@ -128,10 +116,11 @@ def quantize(
     started = time.monotonic()
     source = open_model(model)
     try:
-        planned = _plan(source, options)
+        planned = decide(source, options, progress)
         # Whatever is wrong with text, tokenizer or family is found before the work, not after.
         windows = None if options.measure is None else held_out_windows(source, options.measure)
-        written = job.quantize(source, Path(output), planned.plan, gather(source, planned.plan), progress)
+        gathered = gather(source, planned.plan, options.calibration)
+        written = job.quantize(source, Path(output), planned.plan, gathered, progress)
         measurement = None
         if windows is not None:
             result = open_checkpoint(written.output)
@@ -152,14 +141,6 @@ def quantize(
         verdict_reason=reason,
         measurement=measurement,
     )
-
-
-def calibrates(checkpoint: Checkpoint, options: QuantizeOptions) -> bool:
-    """Whether this job looks at text: as asked, or where it takes seconds."""
-    if options.calibrate is not None:
-        return options.calibrate
-    weights = sum(spec.parameters for spec in checkpoint.tensors.values())
-    return weights <= CALIBRATED_PARAMETERS and find(checkpoint.config) is not None and reads_text(checkpoint)
 
 
 def judge(gate: Gate, quality: Quality | None) -> tuple[Verdict, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from halfpint import families, formats
 from halfpint.checkpoints.checkpoint import Checkpoint, Container, OutputTensor
@@ -13,10 +14,29 @@ from halfpint.families.record import LINEAR_ROLES, NORM_ROLES, Role
 from halfpint.planning import presets
 from halfpint.planning.presets import Preset
 from halfpint.plans import Plan, PlannedTensor, Rule, check_rules_match
-from halfpint.solvers import feedback
+from halfpint.solvers import feedback, needs_moments
 from halfpint.tensors import Format, TensorSpec
 
 TIED = "tied to the embedding, which is stored once"
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """What one tensor is to become, decided tensor by tensor.
+
+    Attributes
+    ----------
+    format : Format or None
+        None copies the tensor.
+    rule : str
+        Who decided.
+    solver : str
+        The empty name takes the one that goes with the rest of the wish.
+    """
+
+    format: Format | None
+    rule: str
+    solver: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +53,15 @@ class Wish:
         `--rule`: the last one that matches a tensor decides, before all else.
     calibrate : bool
         `--calibrate`: linear weights are solved with error feedback, where their format allows it.
+    assigned : Mapping of str to Assigned
+        By tensor: what a budget has chosen, or a plan file says. Rules still go before it.
     """
 
     bits: int | None = None
     format: Format | None = None
     rules: Sequence[Rule] = ()
     calibrate: bool = False
+    assigned: Mapping[str, Assigned] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +70,12 @@ class _Choice:
 
     format: Format | None
     rule: str
-    solver: str = "nearest"
+    solver: str = ""
+    """The empty name: error feedback where it was wished for and can be, else nearest codes."""
     binding: bool = False
     """Chosen by the user's own rule: the container may not change it in silence, only refuse."""
+    exact: bool = False
+    """Decided for this very tensor: nothing else will do."""
 
 
 def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool = True) -> Plan:
@@ -86,9 +112,11 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool 
         if tied and roles.get(spec.name) is Role.HEAD:
             dropped.append((spec.name, TIED))
             continue
-        choice = _choose(spec, roles.get(spec.name), preset, wish.rules)
+        choice = _choose(spec, roles.get(spec.name), preset, wish)
         fitted = _fit(spec, choice, container)
-        planned.append(_calibrated(fitted, roles.get(spec.name)) if wish.calibrate else fitted)
+        _check_solver(fitted, roles.get(spec.name))
+        wished = wish.calibrate and not choice.solver
+        planned.append(_calibrated(fitted, roles.get(spec.name)) if wished else fitted)
     parameters = sum(tensor_parameters(tensor) for tensor in planned)
     nbytes = container.size(source, outputs_of(planned, source)) if exact else sum(t.nbytes for t in planned)
     return Plan(container.name, tuple(planned), tuple(dropped), nbytes, parameters)
@@ -97,6 +125,13 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool 
 def outputs_of(planned: Sequence[PlannedTensor], source: Checkpoint) -> list[OutputTensor]:
     """The same tensors in the words of a container."""
     return [OutputTensor(t.name, t.shape, t.format, source.tensors[t.name].dtype) for t in planned]
+
+
+def model_parameters(source: Checkpoint) -> int:
+    """Parameters that a plan counts: of every tensor, tied ones once."""
+    spared = Role.HEAD if source.config.get("tie_word_embeddings", False) else None
+    roles = roles_of(source)
+    return sum(spec.parameters for spec in source.tensors.values() if roles.get(spec.name, "") is not spared)
 
 
 def tensor_parameters(tensor: PlannedTensor) -> int:
@@ -151,19 +186,25 @@ def _preset(container: str, wish: Wish) -> Preset:
     if wish.bits is not None:
         return presets.preset(container, wish.bits)
     if wish.format is None:
-        if wish.rules:
+        if wish.rules or wish.assigned:
             return Preset("", "")
-        raise UsageError("say what you want: --bits 4, --format q4_k, or --rule PATTERN=FORMAT")
+        raise UsageError(
+            "say what you want: a budget (--size 3.5GB, --bpw 4.25, --fit 8GB), --bits 4, --format q4_k, "
+            "or --rule PATTERN=FORMAT"
+        )
     if container != "gguf":
         return Preset(wish.format.name, "")
     embedding = wish.format if wish.format.bits >= 6 else formats.by_name("q6_k")
     return Preset(wish.format.name, embedding.name)
 
 
-def _choose(spec: TensorSpec, role: Role | None, preset: Preset, rules: Sequence[Rule]) -> _Choice:
-    for rule in reversed(rules):
+def _choose(spec: TensorSpec, role: Role | None, preset: Preset, wish: Wish) -> _Choice:
+    for rule in reversed(wish.rules):
         if rule.matches(spec.name):
-            return _Choice(rule.format, f"rule {rule.pattern}", rule.solver, binding=True)
+            return _Choice(rule.format, f"rule {rule.pattern}", binding=True)
+    assigned = wish.assigned.get(spec.name)
+    if assigned is not None:
+        return _Choice(assigned.format, assigned.rule, assigned.solver, exact=True)
     if spec.format is None:
         return _Choice(None, f"{spec.dtype} is copied")
     if len(spec.shape) != 2:
@@ -190,12 +231,28 @@ def _fit(spec: TensorSpec, choice: _Choice, container: Container) -> PlannedTens
     for fmt in _candidates(spec, choice):
         reason = refusal(spec, fmt, container)
         if reason is None:
-            solver = "copy" if fmt is None or fmt == spec.format else choice.solver
+            if choice.exact and choice.solver == "copy" and fmt is not None and fmt != spec.format:
+                raise UsageError(f"{spec.name} is {spec.dtype}: the solver 'copy' cannot make it {fmt.name}")
+            solver = "copy" if fmt is None or fmt == spec.format else choice.solver or "nearest"
             return PlannedTensor(spec.name, spec.shape, fmt, solver, choice.rule, note, nbytes_of(spec, fmt))
         if choice.binding and fmt is choice.format and len(spec.shape) != 2:
             raise UnsupportedError(f"{spec.name}: {reason}")
+        if choice.exact and fmt is choice.format:
+            raise UnsupportedError(f"{spec.name} cannot be {fmt.name if fmt else 'copied'}: {reason}")
         note = note or reason
     raise UnsupportedError(f"{spec.name}: {note}")
+
+
+def _check_solver(tensor: PlannedTensor, role: Role | None) -> None:
+    """Refuse a solver that a plan file names and that cannot fill this tensor."""
+    if tensor.solver == "copy" or not needs_moments(tensor.solver):
+        return
+    if role not in LINEAR_ROLES or tensor.format is None or not feedback.supports(tensor.format):
+        name = "copies" if tensor.format is None else tensor.format.name
+        raise UnsupportedError(
+            f"{tensor.name}: the solver {tensor.solver!r} is for linear layers of known families, and not for {name} "
+            "here; write nearest"
+        )
 
 
 def _calibrated(tensor: PlannedTensor, role: Role | None) -> PlannedTensor:

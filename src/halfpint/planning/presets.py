@@ -83,6 +83,35 @@ FALLBACKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 
+# What a budget may choose from. Formats of blocks of 32 stand in where rows do not divide into 256, and IQ4_NL, Q5_1
+# and the like are no worse per byte than K-quants for some weights. Scales in bf16 reach every magnitude.
+CANDIDATES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "gguf": ("q2_k", "q3_k", "iq4_xs", "iq4_nl", "q4_k", "q4_0", "q4_1", "q5_k", "q5_0", "q5_1", "q6_k", "q8_0"),
+        "compressed-tensors": (
+            *(f"int{bits}-g{size}-bf16" for bits in (2, 3, 4, 5, 6, 8) for size in (128, 64, 32)),
+            "int8-bf16",
+        ),
+        "huggingface": (),
+    }
+)
+
+# Tensors that must have one format because the container stacks them, or an engine computes them as one matrix
+# (llama.cpp runs any mixture; vLLM joins query, key and value, gate and up, and all experts of a layer). Those of whose
+# names a pattern matches, with the same groups, are one.
+TIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "gguf": (r"(.*\.experts)\.\d+\.(\w+)\.weight",),
+        "compressed-tensors": (
+            r"(.*\.experts)\.\d+\.\w+\.weight",
+            r"(.*)\.[qkv]_proj\.weight",
+            r"(.*)\.(?:gate|up)_proj\.weight",
+            r"(.*)\.(?:q_a_proj|kv_a_proj_with_mqa)\.weight",
+        ),
+        "huggingface": (),
+    }
+)
+
 
 def preset(container: str, bits: int) -> Preset:
     """The preset of a container for a number of bits.

@@ -81,7 +81,7 @@ def tensor_view(view: TensorView) -> Object:
 
 
 def plan(planned: PlanResult) -> Object:
-    """What `plan` promises. The forecast of `kl_mean` is null until something can be forecast."""
+    """What `plan` promises. The forecast of `kl_mean` is null unless the model's sensitivity was measured."""
     decided = planned.plan
     return {
         "container": decided.container,
@@ -107,8 +107,9 @@ def plan(planned: PlanResult) -> Object:
         "forecast": {
             "peak_memory_bytes": planned.peak_memory_bytes,
             "seconds": planned.seconds,
-            "kl_mean": None,
+            "kl_mean": planned.kl_mean,
         },
+        "memory": None if planned.memory is None else dataclasses.asdict(planned.memory),
     }
 
 

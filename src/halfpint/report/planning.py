@@ -9,6 +9,7 @@ from rich.text import Text
 
 from halfpint.pipeline.job import TensorOutcome
 from halfpint.pipeline.results import PlanResult, QuantizeResult
+from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.report.grouping import group
 from halfpint.report.layout import card, facts, heading, remark, table, text
@@ -31,9 +32,10 @@ def plan_card(planned: PlanResult, name: str, every_tensor: bool = False) -> Gro
         parts.append(remark("\n".join(f"left out: {left}, {reason}" for left, reason in plan.dropped)))
     parts += [
         facts((*_sizes(planned.plan, planned.original_bytes), *_forecast(planned))),
-        heading("Who can load it"),
-        facts(_loading(planned)),
     ]
+    if planned.memory is not None:
+        parts += [heading("Where the memory goes"), facts(_memory(planned.memory))]
+    parts += [heading("Who can load it"), facts(_loading(planned))]
     return card(*parts)
 
 
@@ -80,15 +82,28 @@ def _why(tensor: PlannedTensor, notes: Mapping[str, int]) -> Text:
 def _sizes(plan: Plan, original_bytes: int) -> list[tuple[str, str, str]]:
     smaller = ratio(original_bytes, plan.nbytes)
     return [
-        ("size", size(plan.nbytes), f"of {size(original_bytes)}: {smaller} smaller"),
+        ("size", size(plan.nbytes), f"of {size(original_bytes)}: {smaller} smaller; {plan.nbytes:,} bytes"),
         ("bits per weight", significant(plan.bits_per_weight), "of the whole file, headers and scales included"),
     ]
 
 
 def _forecast(planned: PlanResult) -> list[tuple[str, str, str]]:
-    return [
+    rows = [
         ("peak memory", size(planned.peak_memory_bytes), "forecast, without the comparison"),
         ("time", duration(planned.seconds), "forecast, without the comparison"),
+    ]
+    if planned.kl_mean is not None:
+        rows.append(("KL divergence", significant(planned.kl_mean, 2), "forecast, mean in nats"))
+    return rows
+
+
+def _memory(need: MemoryNeed) -> list[tuple[str, str, str]]:
+    return [
+        ("memory", size(need.memory_bytes), f"asked for, with {need.engine}"),
+        ("weights", size(need.weights_bytes), "at most"),
+        ("keys and values", size(need.kv_bytes), f"of {need.context_tokens:,} tokens"),
+        ("working memory", size(need.working_bytes), "estimate"),
+        ("the engine itself", size(need.resting_bytes), "estimate"),
     ]
 
 

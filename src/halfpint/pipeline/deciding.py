@@ -1,0 +1,135 @@
+"""From what a user asked to a plan and its forecast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from halfpint.checkpoints import CONTAINERS
+from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.errors import RoomError, UnsupportedError, UsageError
+from halfpint.families import find
+from halfpint.measuring.comparison import known_config
+from halfpint.pipeline.job import Progress, silent
+from halfpint.pipeline.measurement import reads_text
+from halfpint.pipeline.options import CALIBRATED_PARAMETERS, QuantizeOptions
+from halfpint.pipeline.results import PlanResult
+from halfpint.pipeline.slicing import SLICE_WEIGHTS
+from halfpint.planning import engines, plan_file
+from halfpint.planning.budget import Group
+from halfpint.planning.candidates import candidates, plan_within
+from halfpint.planning.memory import MemoryNeed, memory_need
+from halfpint.planning.planner import Wish, make_plan, model_parameters
+from halfpint.planning.sensitivity import assumed_costs
+from halfpint.plans import Plan
+
+# Forecasts: what the interpreter and its libraries hold, the arrays of float32 size that a slice goes through, and
+# the weights a second that one thread of a laptop reads, solves, writes and reads back.
+_RESTING_BYTES = 150_000_000
+_ARRAYS_PER_SLICE = 6
+_WEIGHTS_PER_SECOND = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A budget in bytes of the output.
+
+    Attributes
+    ----------
+    nbytes : int
+    need : MemoryNeed or None
+        Where the rest of the memory goes, when that was the budget.
+    """
+
+    nbytes: int
+    need: MemoryNeed | None = None
+
+
+def decide(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress = silent) -> PlanResult:
+    """Make the plan that was asked for.
+
+    Raises
+    ------
+    UsageError, UnsupportedError
+        If the request cannot be met.
+    RoomError
+        If a budget is too small, or the job would take more memory than it may.
+    """
+    if options.searches:
+        raise UsageError(
+            "the smallest file that keeps --keep or --max-kl is found by making some; for a plan say --size, --bpw, "
+            "--fit, --bits or --format"
+        )
+    calibrate = calibrates(checkpoint, options)
+    if options.budget.wanted:
+        room = room_for(checkpoint, options)
+        groups = priced(checkpoint, options, progress)
+        made = plan_within(checkpoint, CONTAINERS[options.container], options.wish(calibrate), groups, room.nbytes)
+        return forecast(checkpoint, options, made, room)
+    made = make_plan(checkpoint, CONTAINERS[options.container], wish(checkpoint, options))
+    return forecast(checkpoint, options, made)
+
+
+def wish(checkpoint: Checkpoint, options: QuantizeOptions) -> Wish:
+    """What was asked, in the words of planning; a plan file is read and held against the model."""
+    wished = options.wish(calibrates(checkpoint, options))
+    if options.plan_file is None:
+        return wished
+    file = plan_file.read(options.plan_file)
+    plan_file.check_model(file, checkpoint, str(options.plan_file))
+    if file.container != options.container:
+        raise UsageError(f"{options.plan_file} is a plan for {file.container}, not for {options.container}; use --to")
+    return Wish(rules=wished.rules, calibrate=wished.calibrate, assigned=file.tensors)
+
+
+def room_for(checkpoint: Checkpoint, options: QuantizeOptions) -> Room:
+    """Turn a budget into bytes of the output."""
+    budget = options.budget
+    if budget.memory_bytes:
+        need = memory_need(known_config(checkpoint), budget.memory_bytes, budget.context_tokens, options.engine)
+        return Room(need.weights_bytes, need)
+    if budget.size_bytes:
+        return Room(budget.size_bytes)
+    return Room(int(budget.bits_per_weight * model_parameters(checkpoint) / 8))
+
+
+def priced(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress = silent) -> list[Group]:  # noqa: ARG001
+    """Every group of tensors that a budget may decide on, with what each format would cost."""
+    container = CONTAINERS[options.container]
+    cost_of = assumed_costs(checkpoint)
+    return [c.group(cost_of) for c in candidates(checkpoint, container, options.wish(False), options.engine)]
+
+
+def forecast(checkpoint: Checkpoint, options: QuantizeOptions, made: Plan, room: Room | None = None) -> PlanResult:
+    """Say who can load a plan's output, and what making it will take.
+
+    Raises
+    ------
+    UnsupportedError
+        If the engine that was asked for cannot load it.
+    RoomError
+        If the job would take more memory than it may.
+    """
+    refusals = engines.refusals(made, checkpoint.config)
+    if options.engine in refusals:
+        raise UnsupportedError(f"{options.engine} cannot load this: {refusals[options.engine]}")
+    weights = sum(spec.parameters for spec in checkpoint.tensors.values())
+    peak = _RESTING_BYTES + _ARRAYS_PER_SLICE * 4 * min(weights, SLICE_WEIGHTS)
+    if options.max_memory_bytes and peak > options.max_memory_bytes:
+        raise RoomError(f"--max-ram {options.max_memory_bytes:,}: the job needs about {peak:,} bytes of memory")
+    return PlanResult(
+        plan=made,
+        original_bytes=checkpoint.weight_bytes,
+        engines=engines.loaders(made, checkpoint.config),
+        refusals=refusals,
+        peak_memory_bytes=peak,
+        seconds=weights / _WEIGHTS_PER_SECOND,
+        memory=None if room is None else room.need,
+    )
+
+
+def calibrates(checkpoint: Checkpoint, options: QuantizeOptions) -> bool:
+    """Whether this job looks at text: as asked, or where it takes seconds."""
+    if options.calibrate is not None:
+        return options.calibrate
+    weights = sum(spec.parameters for spec in checkpoint.tensors.values())
+    return weights <= CALIBRATED_PARAMETERS and find(checkpoint.config) is not None and reads_text(checkpoint)
