@@ -48,6 +48,27 @@ def test_a_limit_shortens_all_sources_alike():
     assert all(first.source != second.source for first, second in pairwise(windows))
 
 
+@pytest.mark.parametrize("limit", [30, 100, 600, 10_000])
+def test_what_is_taken_and_what_is_left_out_is_all_there_is(limit):
+    sources = [text.TextSource("a", "x" * 1000), text.TextSource("b", "y" * 190), text.TextSource("c", "z" * 9)]
+    selection = text.select(Characters(), sources, tokens_per_window=51, token_limit=limit)
+    assert [use.source for use in selection.uses] == ["a", "b", "c"]
+    for use, source in zip(selection.uses, sources, strict=True):
+        taken = [window for window in selection.windows if window.source == use.source]
+        assert use.tokens == sum(len(window.token_ids) for window in taken)
+        assert use.tokens - len(taken) + use.tokens_left_out == len(source.text)
+    assert sum(use.tokens for use in selection.uses) < limit + 51
+
+
+def test_what_the_model_wrote_takes_its_turn_like_any_source():
+    written = [text.Window("written", (1, *[number] * 20)) for number in range(9)]
+    sources = [text.TextSource(name, name * 1000) for name in "ab"]
+    selection = text.select(Characters(), sources, tokens_per_window=21, token_limit=12 * 21, written=written)
+    counts = [sum(window.source == name for window in selection.windows) for name in ("a", "b", "written")]
+    assert counts == [4, 4, 4]
+    assert selection.uses[2] == text.SourceUse("written", 4 * 21, 5 * 20)
+
+
 def test_too_little_text_is_an_error():
     with pytest.raises(UsageError, match="too short"):
         text.cut(Characters(), [text.TextSource("a", "short")], 512, 1000)

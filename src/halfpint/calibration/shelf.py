@@ -13,7 +13,9 @@ import numpy as np
 
 from halfpint.engine.steps import Held
 from halfpint.errors import RoomError, UsageError
-from halfpint.tensors import FloatArray
+from halfpint.tensors import Array, FloatArray
+
+PAGE_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +52,16 @@ class Shelf:
     options : StreamOptions
     """
 
-    __slots__ = ("_end", "_file", "_free", "_held_bytes", "_options")
+    __slots__ = ("_end", "_file", "_free", "_memory_bytes", "_options", "_waiting_bytes", "most_bytes")
 
     def __init__(self, options: StreamOptions) -> None:
         self._options = options
         self._file: int | None = None
         self._end = 0
-        self._free: dict[int, list[int]] = {}
-        self._held_bytes = 0
+        self._free: list[int] = []
+        self._memory_bytes = 0
+        self._waiting_bytes = 0
+        self.most_bytes = 0
 
     @property
     def file_bytes(self) -> int:
@@ -66,23 +70,29 @@ class Shelf:
 
     def keep(self, array: FloatArray) -> Held:
         """Put an array aside, float32 and contiguous; whoever gave it must not change it any more."""
-        if self._held_bytes + array.nbytes <= self._options.max_activation_bytes:
-            self._held_bytes += array.nbytes
+        self._waiting_bytes += array.nbytes
+        self.most_bytes = max(self.most_bytes, self._waiting_bytes)
+        if self._memory_bytes + array.nbytes <= self._options.max_activation_bytes:
+            self._memory_bytes += array.nbytes
             return _InMemory(self, array)
         return _OnDisk(self, self._write(np.ascontiguousarray(array, np.float32)), array.shape)
 
     def forget(self, nbytes: int) -> None:
         """An array that was in memory is taken."""
-        self._held_bytes -= nbytes
+        self._memory_bytes -= nbytes
+        self._waiting_bytes -= nbytes
 
-    def read(self, offset: int, shape: Sequence[int]) -> FloatArray:
+    def read(self, pages: Sequence[int], shape: Sequence[int]) -> FloatArray:
         """Read an array from the file."""
         assert self._file is not None
-        return read_array(self._file, offset, shape)
+        array = np.empty(shape, np.float32)
+        read_pages(self._file, pages, array)
+        return array
 
-    def free(self, offset: int, nbytes: int) -> None:
-        """Use a place of the file again."""
-        self._free.setdefault(nbytes, []).append(offset)
+    def free(self, pages: Sequence[int], nbytes: int) -> None:
+        """An array on disk is taken: its pages are used again."""
+        self._free.extend(pages)
+        self._waiting_bytes -= nbytes
 
     def close(self) -> None:
         """Remove the file."""
@@ -96,22 +106,27 @@ class Shelf:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write(self, array: FloatArray) -> int:
-        places = self._free.get(array.nbytes)
-        offset = places.pop() if places else self._end
+    def _write(self, array: FloatArray) -> list[int]:
+        pages = [self._page() for _ in range(-(-array.nbytes // PAGE_BYTES))]
         try:
             if self._file is None:
                 self._file, name = tempfile.mkstemp(prefix="halfpint-activations-", dir=self._options.folder)
                 Path(name).unlink()  # it lives as long as it is open: a killed process leaves nothing behind
-            write_array(self._file, offset, array)
+            write_pages(self._file, pages, array)
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             raise RoomError(
                 f"{array.nbytes} bytes of activations cannot be written in {self._options.folder}: {reason}; "
                 "choose another folder, or take less calibration text"
             ) from error
-        self._end = max(self._end, offset + array.nbytes)
-        return offset
+        return pages
+
+    def _page(self) -> int:
+        """Give the offset of a free page."""
+        if self._free:
+            return self._free.pop()
+        self._end += PAGE_BYTES
+        return self._end - PAGE_BYTES
 
 
 @dataclass(slots=True)
@@ -136,39 +151,41 @@ class _InMemory:
 @dataclass(frozen=True, slots=True)
 class _OnDisk:
     shelf: Shelf
-    offset: int
+    pages: list[int]
     shape: tuple[int, ...]
 
     def read(self) -> FloatArray:
-        return self.shelf.read(self.offset, self.shape)
+        return self.shelf.read(self.pages, self.shape)
 
     def take(self) -> FloatArray:
         array = self.read()
-        self.shelf.free(self.offset, array.nbytes)
+        self.shelf.free(self.pages, array.nbytes)
         return array
 
 
-def write_array(file: int, offset: int, array: FloatArray) -> None:
-    """Write the bytes of a contiguous array at a place of an open file."""
+def write_pages(file: int, pages: Sequence[int], array: Array) -> None:
+    """Write the bytes of a contiguous array to pages of an open file; the last may be filled in part."""
     view = array.reshape(-1).view(np.uint8).data
-    while view:
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written
+    for number, page in enumerate(pages):
+        part, offset = view[number * PAGE_BYTES : (number + 1) * PAGE_BYTES], page
+        while part:
+            written = os.pwrite(file, part, offset)
+            part, offset = part[written:], offset + written
 
 
-def read_array(file: int, offset: int, shape: Sequence[int]) -> FloatArray:
-    """Read float32 of a shape from a place of an open file.
+def read_pages(file: int, pages: Sequence[int], array: Array) -> None:
+    """Fill a contiguous array with the bytes of pages of an open file.
 
     Raises
     ------
     OSError
         If the file ends before.
     """
-    array = np.empty(shape, np.float32)
     view = array.reshape(-1).view(np.uint8).data
-    while view:
-        read = os.preadv(file, [view], offset)
-        if not read:
-            raise OSError(errno.EIO, "the file of activations is cut off")
-        view, offset = view[read:], offset + read
-    return array
+    for number, page in enumerate(pages):
+        part, offset = view[number * PAGE_BYTES : (number + 1) * PAGE_BYTES], page
+        while part:
+            read = os.preadv(file, [part], offset)
+            if not read:
+                raise OSError(errno.EIO, "the file of activations is cut off")
+            part, offset = part[read:], offset + read

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.calibration.shelf import read_array, write_array
+from halfpint.calibration.shelf import PAGE_BYTES, read_pages, write_pages
 from halfpint.engine.steps import Held
 from halfpint.errors import CheckpointError, RoomError
 from halfpint.tensors import FloatArray
@@ -78,7 +78,7 @@ class StreamState:
             entries = []
             for held in (*self.original, *self.quantized):
                 array = np.ascontiguousarray(held.read())
-                write_array(file, offset, array)
+                write_pages(file, _pages(offset, array.nbytes), array)
                 entries.append({"shape": list(array.shape), "crc32": _checksum(array)})
                 offset += array.nbytes
             footer = json.dumps(
@@ -91,7 +91,7 @@ class StreamState:
                 }
             ).encode()
             tail = footer + zlib.crc32(footer).to_bytes(8, "little") + len(footer).to_bytes(8, "little") + _MAGIC
-            write_array(file, offset, np.frombuffer(tail, np.uint8))
+            os.pwrite(file, tail, offset)
             os.fsync(file)
         finally:
             os.close(file)
@@ -161,7 +161,9 @@ class _Saved:
 
     def read(self, offset: int, shape: Sequence[int]) -> FloatArray:
         """Read an array."""
-        return read_array(self._file, offset, shape)
+        array = np.empty(shape, np.float32)
+        read_pages(self._file, _pages(offset, array.nbytes), array)
+        return array
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,11 @@ class _Stored:
 
     def take(self) -> FloatArray:
         return self.read()
+
+
+def _pages(offset: int, nbytes: int) -> range:
+    """Pages one after the other."""
+    return range(offset, offset + nbytes, PAGE_BYTES)
 
 
 def _checksum(array: FloatArray) -> int:

@@ -73,13 +73,16 @@ class CalibrationReport:
     scarce : Mapping of str to int
         Wanted tensors whose input had fewer tokens than `StreamOptions.scarce_share` of its columns, and how many it
         had: their solver had little to go by; with 0 tokens, nothing.
+    activation_bytes : int
+        Most bytes of activations that waited at once.
     file_bytes : int
-        Activations on disk at most, 0 if all fitted memory.
+        Size of the file for those that did not fit memory; 0 if all did.
     """
 
     tokens_by_source: Mapping[str, int]
     routed: Mapping[int, tuple[int, ...]]
     scarce: Mapping[str, int]
+    activation_bytes: int
     file_bytes: int
 
 
@@ -157,12 +160,12 @@ def calibrate(
             state = job.pass_block(layer, state, findings)
             resume.finished(layer, state)
         job.solve_head(ends, state, findings)
-        file_bytes = shelf.file_bytes
+        most_bytes, file_bytes = shelf.most_bytes, shelf.file_bytes
     sources: dict[str, int] = {}
     for window in windows:
         sources[window.source] = sources.get(window.source, 0) + len(window.token_ids)
     routed = {layer: tuple(counts.tolist()) for layer, counts in findings.routed.items()}
-    return CalibrationReport(sources, routed, dict(findings.scarce), file_bytes)
+    return CalibrationReport(sources, routed, dict(findings.scarce), most_bytes, file_bytes)
 
 
 def tied_statistics(

@@ -114,9 +114,39 @@ def _json_lines(name: str, text: str, render: Render) -> Iterator[str]:
             raise CheckpointError(f"{name}, line {number}: neither `messages` nor `text`")
 
 
-def cut(
-    tokenizer: TextTokenizer, sources: Sequence[TextSource], tokens_per_window: int, token_limit: int
-) -> list[Window]:
+@dataclass(frozen=True, slots=True)
+class SourceUse:
+    """How much of a source was taken.
+
+    Attributes
+    ----------
+    source : str
+    tokens : int
+        In its windows, with what the model puts in front of each.
+    tokens_left_out : int
+        Of its text: beyond the limit, or too few at its end.
+    """
+
+    source: str
+    tokens: int
+    tokens_left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Text cut into windows, and what was left out."""
+
+    windows: list[Window]
+    uses: tuple[SourceUse, ...]
+
+
+def select(
+    tokenizer: TextTokenizer,
+    sources: Sequence[TextSource],
+    tokens_per_window: int,
+    token_limit: int,
+    written: Sequence[Window] = (),
+) -> Selection:
     """Cut texts into windows, taking from every source in turn so that a limit shortens all alike.
 
     Parameters
@@ -128,10 +158,12 @@ def cut(
         kept when it has at least 16.
     token_limit : int
         No further window is taken once this many tokens are there.
+    written : sequence of Window
+        Windows that are tokens already, such as those of `write_windows`: one more source for each name in them.
 
     Returns
     -------
-    list of Window
+    Selection
         In turn over the sources.
 
     Raises
@@ -141,11 +173,29 @@ def cut(
     """
     prefix = tokenizer.encode("")
     body = tokens_per_window - len(prefix)
-    queues = []
+    queues: list[tuple[str, list[Window], int]] = []
     for source in sources:
         ids = tokenizer.encode(source.text, add_special=False)
         pieces = [ids[start : start + body] for start in range(0, len(ids), body)]
-        queues.append([Window(source.name, (*prefix, *piece)) for piece in pieces if len(piece) >= min(16, body)])
+        whole = [Window(source.name, (*prefix, *piece)) for piece in pieces if len(piece) >= min(16, body)]
+        queues.append((source.name, whole, len(ids)))
+    for name in dict.fromkeys(window.source for window in written):
+        own = [window for window in written if window.source == name]
+        queues.append((name, own, sum(len(window.token_ids) - len(prefix) for window in own)))
+    windows = _in_turn([queue for _, queue, _ in queues], token_limit)
+    if not windows:
+        raise UsageError("the text is too short to measure or calibrate on: it gives fewer than 16 tokens")
+    chosen = {id(window) for window in windows}
+    uses = []
+    for name, queue, tokens in queues:
+        taken = [window for window in queue if id(window) in chosen]
+        inside = sum(len(window.token_ids) for window in taken)
+        uses.append(SourceUse(name, inside, tokens - inside + len(prefix) * len(taken)))
+    return Selection(windows, tuple(uses))
+
+
+def _in_turn(queues: Sequence[Sequence[Window]], token_limit: int) -> list[Window]:
+    """One window of each queue, then the next of each, until there are enough tokens."""
     windows: list[Window] = []
     total = 0
     for turn in range(max((len(queue) for queue in queues), default=0)):
@@ -153,9 +203,14 @@ def cut(
             if turn < len(queue) and total < token_limit:
                 windows.append(queue[turn])
                 total += len(queue[turn].token_ids)
-    if not windows:
-        raise UsageError("the text is too short to measure or calibrate on: it gives fewer than 16 tokens")
     return windows
+
+
+def cut(
+    tokenizer: TextTokenizer, sources: Sequence[TextSource], tokens_per_window: int, token_limit: int
+) -> list[Window]:
+    """Give the windows of `select`, without the account of what was left out."""
+    return select(tokenizer, sources, tokens_per_window, token_limit).windows
 
 
 @dataclass(frozen=True, slots=True)

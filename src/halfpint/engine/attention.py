@@ -10,6 +10,8 @@ from halfpint.tensors import FloatArray
 _MOST_SCORES = 1 << 22
 """Scores held at a time (16 MB): long prompts are cut into blocks of queries."""
 
+_SUM = 64
+
 
 def attend(
     queries: FloatArray, keys: FloatArray, values: FloatArray, *, scale: float, window: int, cap: float
@@ -44,15 +46,34 @@ def attend(
             end = min(tokens, start + block)
             first_query = positions - tokens + start
             seen = slice(max(0, first_query - window + 1) if window else 0, positions - tokens + end)
+            width = _width(end - start, seen.stop - seen.start)
             part = _attend_block(
                 grouped[sequence, :, :, start:end],
-                keys[sequence, :, seen],
-                values[sequence, :, seen],
-                _mask(first_query - seen.start, end - start, seen.stop - seen.start, window),
+                _widened(keys[sequence, :, seen], width),
+                _widened(values[sequence, :, seen], width),
+                _mask(first_query - seen.start, end - start, width, window),
                 cap,
             )
             out[sequence, start:end] = part.transpose(2, 0, 1, 3)
     return out.reshape(sequences, tokens, heads * head_dim)
+
+
+def _width(queries: int, keys: int) -> int:
+    """Number of keys to look at.
+
+    BLAS cuts sums of a length that is no multiple of its unroll elsewhere with several threads than with one; so there
+    are more keys at the end, which no query sees. Products of one token are too small to be shared among threads.
+    """
+    return keys if queries == 1 else -(-keys // _SUM) * _SUM
+
+
+def _widened(array: FloatArray, width: int) -> FloatArray:
+    """Add zeros to [kv_heads, keys, head_dim] up to a number of keys."""
+    if array.shape[1] == width:
+        return array
+    wide = np.zeros((array.shape[0], width, array.shape[2]), np.float32)
+    wide[:, : array.shape[1]] = array
+    return wide
 
 
 def _mask(first_query: int, queries: int, keys: int, window: int) -> FloatArray | None:
