@@ -14,6 +14,7 @@ namespace halfpint {
 void bind_groups(nb::module_& module);
 void bind_encode(nb::module_& module);
 void bind_linear(nb::module_& module);
+void bind_solve(nb::module_& module);
 }  // namespace halfpint
 
 NB_MODULE(_native, module) {
@@ -33,4 +34,5 @@ NB_MODULE(_native, module) {
     bind_groups(module);
     bind_encode(module);
     bind_linear(module);
+    bind_solve(module);
 }

@@ -7,17 +7,20 @@ namespace portable {
 const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
+const SolveKernels& solve_kernels();
 }  // namespace portable
 #if defined(HALFPINT_X86)
 namespace avx2 {
 const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
+const SolveKernels& solve_kernels();
 }  // namespace avx2
 namespace avx512 {
 const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
+const SolveKernels& solve_kernels();
 }  // namespace avx512
 #endif
 
@@ -63,10 +66,20 @@ const LinearKernels& linear_kernels() {
     }
     return portable::linear_kernels();
 }
+
+const SolveKernels& solve_kernels() {
+    switch (active_isa()) {
+        case Isa::avx512: return avx512::solve_kernels();
+        case Isa::avx2: return avx2::solve_kernels();
+        case Isa::portable: break;
+    }
+    return portable::solve_kernels();
+}
 #else
 const GroupKernels& group_kernels() { return portable::group_kernels(); }
 const EncodeKernels& encode_kernels() { return portable::encode_kernels(); }
 const LinearKernels& linear_kernels() { return portable::linear_kernels(); }
+const SolveKernels& solve_kernels() { return portable::solve_kernels(); }
 #endif
 
 }  // namespace halfpint

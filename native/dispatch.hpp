@@ -4,6 +4,7 @@
 #include "isa/groups.hpp"
 #include "isa/encode.hpp"
 #include "isa/linear.hpp"
+#include "isa/solve.hpp"
 
 namespace halfpint {
 
@@ -14,5 +15,6 @@ bool force_isa(Isa isa);
 const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
+const SolveKernels& solve_kernels();
 
 }  // namespace halfpint

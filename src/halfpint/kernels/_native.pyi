@@ -72,3 +72,38 @@ def decode_codes(
     shared: tuple[int, int],
     out: FloatArray,
 ) -> None: ...
+
+def solve_isa() -> str: ...
+
+class Lattice:
+    """The values that a format can give, in numbers (native/isa/solve.hpp); keeps copies of its tables."""
+
+    def __init__(
+        self,
+        levels: FloatArray,
+        subscales: FloatArray,
+        submins: FloatArray,
+        minimum: int,
+        holder: tuple[int, float, float],
+        widths: tuple[int, int],
+    ) -> None: ...
+
+def feed_back(
+    lattice: Lattice,
+    weight: FloatArray,
+    factor: FloatArray,
+    scale: FloatArray,
+    offset: FloatArray,
+    indices: Array,
+    errors: FloatArray,
+) -> None: ...
+def refine(
+    lattice: Lattice,
+    gradient: FloatArray,
+    moments: FloatArray,
+    rounds: int,
+    indices: Array,
+    scales: tuple[FloatArray, FloatArray],
+    subs: tuple[Array, Array],
+    change: FloatArray,
+) -> None: ...

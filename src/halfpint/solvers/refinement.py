@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from halfpint.solvers import reference
+from halfpint.solvers import moves
 from halfpint.solvers.lattice import Grid
 from halfpint.tensors import FloatArray
 
@@ -58,10 +58,8 @@ def refine(weight: FloatArray, grid: Grid, moments: FloatArray, sweeps: int = SW
             grid, gradient = _refit_rows(grid, gradient, moments)
         for start in range(0, columns, width):
             end = min(start + width, columns)
-            here = np.ascontiguousarray(gradient[:, start:end])
-            piece, change = reference.refine(
-                grid.columns(start, end), here, np.ascontiguousarray(moments[start:end, start:end]), _ROUNDS
-            )
+            here = grid.columns(start, end)
+            piece, change = moves.refine(here, gradient[:, start:end], moments[start:end, start:end], _ROUNDS)
             if one_block:
                 grid.indices[:, start:end] = piece.indices
             else:

@@ -6,7 +6,7 @@ import numpy as np
 
 from halfpint import kernels
 from halfpint.kernels import group_codes
-from halfpint.solvers import lattices, reference
+from halfpint.solvers import lattices, moves
 from halfpint.tensors import FloatArray, Format, QuantizedTensor
 
 # Columns at a time where one scale serves the whole row.
@@ -68,8 +68,8 @@ def feed_back(weight: FloatArray, factor: FloatArray, fmt: Format) -> QuantizedT
         if refit:
             piece = lattices.read(fit(remaining[:, start:end], fmt, cost[start:end], largest))
             whole.put(start, piece)
-        indices, errors = reference.feed_back(
-            np.ascontiguousarray(remaining[:, start:end]), factor[start:end, start:end], whole.columns(start, end)
+        indices, errors = moves.feed_back(
+            remaining[:, start:end], factor[start:end, start:end], whole.columns(start, end)
         )
         whole.indices[:, start:end] = indices
         # Inside a block its columns have answered already: those after it take all of its errors at once.
