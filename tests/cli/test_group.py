@@ -212,6 +212,7 @@ def test_a_closed_standard_input_is_bad_usage(arguments):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_a_job_and_removes_what_is_unfinished(tmp_path, number, exit_code):
     events = tmp_path / "events"

@@ -85,6 +85,7 @@ def test_a_full_context_keeps_the_chat_going():
     assert shown.stderr.count("tokens read at") == 1
 
 
+@pytest.mark.usefixtures("heeded_signals")
 def test_an_interrupt_stops_the_answer_and_not_the_chat():
     typing, terminal = pty.openpty()
     chat = (sys.executable, "-u", "-m", "halfpint.cli", "chat", "demo", "--max-tokens", "100000")
