@@ -25,6 +25,9 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from engines.environment import llama_cpp_libraries
 from engines.llama_cpp import LlamaCpp
+from engines.llama_library import FILE_TYPES
+
+__all__ = ["FILE_TYPES", "LlamaCpp", "engine", "importance", "plain_gguf", "rules_like"]
 
 PURE_FILE_TYPES = {"Q2_K": "Q2_K", "Q3_K": "Q3_K_S", "Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S"}
 """File type whose pure form has every matrix in a block type, where the two have different names."""

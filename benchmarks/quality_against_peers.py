@@ -10,7 +10,7 @@ error takes a window of text as one draw.
 
 A second model of another shape than the demo, trained on short stories, comes from
 
-    python demo/train.py STORIES_FOLDER RUN_FOLDER --text stories --minutes 65 --threads 1 --shape vocabulary=1024 \
+    python demo/train.py STORIES_FOLDER RUN_FOLDER --text stories --minutes 100 --threads 1 --shape vocabulary=1024 \
         layers=5 heads=4 key_value_heads=4 intermediate=1024 tied=false
     python demo/export.py STORIES_FOLDER RUN_FOLDER SECOND_MODEL --text stories
 """

@@ -1,0 +1,72 @@
+"""Run every benchmark with short settings: `make bench`, or `python benchmarks/run.py [NAME ...] [--models ...]`.
+
+Each prints its machine, versions, command and numbers. What cannot run here, for want of an engine or a peer, says so
+and does not stop the others; the exit code is 1 if any failed. The claims in README and docs are those of longer runs:
+give a benchmark's own options to repeat them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import halfpint
+from halfpint.pipeline.options import QuantizeOptions
+
+HERE = Path(__file__).parent
+SHORT = ("--tokens", "4096", "--calibration-tokens", "4096")
+
+
+def commands(models: list[str], scratch: Path) -> dict[str, list[str]]:
+    """Name of a benchmark -> its script and short settings."""
+    candidate = scratch / "demo-q4_k.gguf"
+    story = ["--text", *map(str, sorted((HERE.parent / "src/halfpint/measuring/data").glob("*.txt")))]
+    return {
+        "quality": ["quality_against_peers.py", *models, "--types", "Q4_K", "Q4_0", "--settings", "pure", *SHORT],
+        "gptq": ["gptq_peers.py", *models, "--bits", "4", *SHORT],
+        "ablation": ["ablation.py", *models, "--formats", "q4_0", "--seeds", "2", *SHORT],
+        "size": [
+            *("size_against_kl.py", *models, "--llama", "Q3_K_M", "Q4_K_M", "Q6_K", "--formats", "q4_k"),
+            *("--budgets", "4", "5", "--auto-round", "--output", str(scratch / "size"), *SHORT),
+        ],
+        "coverage": ["interval_coverage.py", "demo", str(candidate), *story, "--tokens", "40000"],
+        "scales": ["scale_search.py", "--groups", "16"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="which; all without")
+    parser.add_argument(
+        "--models", nargs="+", default=["demo"], help="`demo`, or folders in the layout of Hugging Face"
+    )
+    arguments = parser.parse_args()
+    failed = []
+    with TemporaryDirectory() as folder:
+        table = commands(arguments.models, Path(folder))
+        unknown = [name for name in arguments.names if name not in table]
+        if unknown:
+            raise SystemExit(f"no benchmark {', '.join(unknown)}; there are: {', '.join(table)}")
+        for name in arguments.names or table:
+            if name == "coverage":
+                options = QuantizeOptions(format="q4_k", calibrate=False, measure=None)
+                halfpint.quantize("demo", Path(folder) / "demo-q4_k.gguf", options)
+            print(f"\n== {name}", flush=True)
+            started = time.monotonic()
+            script, *words = table[name]
+            outcome = subprocess.run([sys.executable, str(HERE / script), *words], check=False).returncode
+            print(
+                f"== {name}: {'done' if outcome == 0 else f'ended with {outcome}'}, {time.monotonic() - started:.0f} s"
+            )
+            if outcome:
+                failed.append(name)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
