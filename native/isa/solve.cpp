@@ -108,7 +108,7 @@ public:
     Patch(const SolveLattice& lattice, const RefineTask& task, Lanes* scratch)
         : lattice_(lattice), task_(task), columns_(task.columns) {
         Lanes* next = scratch;
-        for (Lanes** array : {&values_, &before_, &gradient_, &level_, &index_, &direction_, &spread_, &other_}) {
+        for (Lanes** array : {&values_, &before_, &gradient_, &level_, &index_, &direction_, &spread_, &other_, &step_}) {
             *array = next;
             next += columns_;
         }
@@ -127,7 +127,7 @@ public:
                 for (std::size_t group = 0; group < task_.groups; ++group) move_group(group);
             if (lattice_.holder != ScaleHolder::fixed)
                 for (std::size_t block = 0; block < task_.blocks; ++block) move_block(block);
-            for (std::size_t column = 0; column < columns_; ++column) descend(column);
+            descend_all();
         }
         store();
     }
@@ -138,7 +138,7 @@ private:
     std::size_t columns_;
     std::size_t first_ = 0;
     std::size_t rows_ = 0;
-    Lanes *values_, *before_, *gradient_, *level_, *index_, *direction_, *spread_, *other_;
+    Lanes *values_, *before_, *gradient_, *level_, *index_, *direction_, *spread_, *other_, *step_;
     Lanes *factor_, *offset_;  // of each group
     Lanes *scale_, *minimum_;  // of each block
 
@@ -194,14 +194,42 @@ private:
         store_rows(minimum_, task_.blocks, rows_, task_.minimum + first_ * task_.blocks);
     }
 
-    // Give a column another value, and the gradient everywhere its due.
-    void take(std::size_t column, Lanes value) {
-        const Lanes step = value - values_[column];
+    // Note that columns [start, end) have other values now, and give the gradient of columns [from, to) its due.
+    void follow(std::size_t start, std::size_t end, std::size_t from, std::size_t to) {
+        constexpr std::size_t kAtOnce = 8;  // gradients in registers
+        for (; from + kAtOnce <= to; from += kAtOnce) follow_some<kAtOnce>(start, end, from);
+        for (; from < to; ++from) follow_some<1>(start, end, from);
+    }
+
+    template <std::size_t count>
+    void follow_some(std::size_t start, std::size_t end, std::size_t from) {
+        Lanes sums[count];
+        for (std::size_t i = 0; i < count; ++i) sums[i] = gradient_[from + i];
+        for (std::size_t column = start; column < end; ++column) {
+            const Lanes step = step_[column];
+            const float* row = moments(column) + from;
+            for (std::size_t i = 0; i < count; ++i) sums[i] = sums[i] - step * broadcast(row[i]);
+        }
+        for (std::size_t i = 0; i < count; ++i) gradient_[from + i] = sums[i];
+    }
+
+    void step_to(std::size_t column, Lanes value) {
+        step_[column] = value - values_[column];
         values_[column] = value;
-        if (!any(step)) return;
-        const float* row = moments(column);
-        for (std::size_t other = 0; other < columns_; ++other)
-            gradient_[other] = gradient_[other] - step * broadcast(row[other]);
+    }
+
+    // Each gradient gets the steps of all columns in ascending order, whether at once or later.
+    void descend_all() {
+        constexpr std::size_t kRun = 32;
+        for (std::size_t start = 0; start < columns_; start += kRun) {
+            const std::size_t end = std::min(columns_, start + kRun);
+            for (std::size_t column = start; column < end; ++column) {
+                descend(column);
+                if (any(step_[column])) follow(column, column + 1, start, end);
+            }
+            follow(start, end, 0, start);
+            follow(start, end, end, columns_);
+        }
     }
 
     void descend(std::size_t column) {
@@ -210,22 +238,36 @@ private:
         const Nearest near = nearest_level(lattice_, (wished - offset_[group]) * inverse(factor_[group]));
         index_[column] = near.index;
         level_[column] = near.level;
-        take(column, near.level * factor_[group] + offset_[group]);
+        step_to(column, near.level * factor_[group] + offset_[group]);
     }
 
-    void take_group(std::size_t group) {
-        set_group(group);
-        for (std::size_t column = group * lattice_.group_columns; column < group_end(group); ++column)
-            take(column, level_[column] * factor_[group] + offset_[group]);
+    void take_groups(std::size_t first, std::size_t last) {
+        const std::size_t start = first * lattice_.group_columns, end = group_end(last - 1);
+        for (std::size_t group = first; group < last; ++group) {
+            set_group(group);
+            for (std::size_t column = group * lattice_.group_columns; column < group_end(group); ++column)
+                step_to(column, level_[column] * factor_[group] + offset_[group]);
+        }
+        follow(start, end, 0, columns_);
     }
 
     // out = values H over columns [start, end).
     void product(const Lanes* values, std::size_t start, std::size_t end, Lanes* out) const {
-        for (std::size_t column = start; column < end; ++column) out[column] = zeros();
+        constexpr std::size_t kAtOnce = 8;  // sums in registers
+        std::size_t to = start;
+        for (; to + kAtOnce <= end; to += kAtOnce) product_of_some<kAtOnce>(values, start, end, to, out);
+        for (; to < end; ++to) product_of_some<1>(values, start, end, to, out);
+    }
+
+    template <std::size_t count>
+    void product_of_some(const Lanes* values, std::size_t start, std::size_t end, std::size_t to, Lanes* out) const {
+        Lanes sums[count];
+        for (std::size_t i = 0; i < count; ++i) sums[i] = zeros();
         for (std::size_t from = start; from < end; ++from) {
-            const float* row = moments(from);
-            for (std::size_t to = start; to < end; ++to) out[to] = out[to] + values[from] * broadcast(row[to]);
+            const float* row = moments(from) + to;
+            for (std::size_t i = 0; i < count; ++i) sums[i] = sums[i] + values[from] * broadcast(row[i]);
         }
+        for (std::size_t i = 0; i < count; ++i) out[to + i] = sums[i];
     }
 
     static Lanes dot(const Lanes* a, const Lanes* b, std::size_t start, std::size_t end) {
@@ -293,7 +335,7 @@ private:
                     submin(row, group) = moved[row];
                 }
         }
-        take_group(group);
+        take_groups(group, group + 1);
     }
 
     static std::int16_t clipped(int index, std::size_t count) {
@@ -335,7 +377,7 @@ private:
             mm = dot(other_, spread_, start, end);
         }
         choose_block(block, ss, sm, mm, gs, gm);
-        for (std::size_t group = first_group; group < last_group; ++group) take_group(group);
+        take_groups(first_group, last_group);
     }
 
     void choose_block(std::size_t block, Lanes ss, Lanes sm, Lanes mm, Lanes gs, Lanes gm) {

@@ -72,7 +72,7 @@ struct SolveKernels {
 
 inline std::size_t feedback_floats(std::size_t lanes, std::size_t columns) { return lanes * columns; }
 inline std::size_t refine_floats(std::size_t lanes, const RefineTask& task) {
-    return lanes * (8 * task.columns + 2 * task.groups + 2 * task.blocks);
+    return lanes * (9 * task.columns + 2 * task.groups + 2 * task.blocks);
 }
 
 }  // namespace halfpint

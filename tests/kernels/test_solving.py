@@ -124,8 +124,9 @@ def test_arrays_that_do_not_fit_are_refused():
     original, moments, grid = case("q4_k")
     described = moves.described(grid.lattice)
     arrays = [grid.indices, grid.scale, grid.minimum, grid.subscale, grid.submin]
-    wrong = [arrays[0], np.zeros((21, 2), np.float32), *arrays[2:], [np.full((21, 256), 16, np.uint8), *arrays[1:]]]
-    for bad in wrong:
+    short = [arrays[0], np.zeros((21, 2), np.float32), *arrays[2:]]
+    beyond = [np.full((21, 256), 16, np.uint8), *arrays[1:]]
+    for bad in (short, beyond):
         indices, scale, minimum, subscale, submin = bad
         with pytest.raises(ValueError, match=r"scales must be|beyond the levels"):
             _native.refine(

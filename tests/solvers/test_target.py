@@ -28,7 +28,7 @@ def test_without_noise_the_whole_difference_is_made_up_for():
     assert choice.blend > 0.95
     corrected = wished_weight(weight(ROWS, COLUMNS), told, choice) - weight(ROWS, COLUMNS)
     unseen = inputs(COLUMNS, 1000, seed=3)
-    assert np.linalg.norm(unseen @ (corrected - difference).T) < 0.05 * np.linalg.norm(unseen @ difference.T)
+    assert np.linalg.norm(unseen @ (corrected - difference).T) < 0.1 * np.linalg.norm(unseen @ difference.T)
 
 
 @pytest.mark.parametrize("tokens", [200, 4000])

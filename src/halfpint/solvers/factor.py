@@ -7,6 +7,8 @@ leaves all but small corners to matrix products, which do not mind.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,10 @@ DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the mean diagonal that are added to the diagonal, one after the other until there is a factor."""
 
 _CORNER = 96
+# Triangles up to this size are multiplied as if they were squares.
+_TRIANGLE = 384
+
+_Float = TypeVar("_Float", np.float32, np.float64)
 
 
 def live_scale(second: FloatArray) -> np.float32:
@@ -58,35 +64,70 @@ def feedback_factor(moments: FloatArray, damping: float) -> FloatArray | None:
     Turned around, the lower Cholesky factor of H is the inverse of the upper factor that is wanted, so no inverse of H
     itself is formed. Works in float64, in less than three arrays of float64 [columns, columns].
     """
-    reversed_moments = moments[::-1, ::-1].astype(np.float64)
-    np.einsum("ii->i", reversed_moments)[...] += damping
-    try:
-        _invert_cholesky(reversed_moments)
-    except np.linalg.LinAlgError:
+    lower = _inverse_factor(moments[::-1, ::-1].astype(np.float64), damping)
+    if lower is None:
         return None
-    upper: FloatArray = np.triu(reversed_moments.astype(np.float32)[::-1, ::-1])
+    upper: FloatArray = np.triu(lower.astype(np.float32)[::-1, ::-1])
     return upper if np.isfinite(upper).all() else None
 
 
-def _invert_cholesky(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Replace the lower triangle of a symmetric matrix by L^-1, L L^T being the matrix; what is above is left over.
+def solve_damped(right: FloatArray, moments: FloatArray, damping: float) -> FloatArray | None:
+    """Give right (H + damping I)^-1, float32 [rows, columns]; None if the damped matrix is not positive definite.
 
-    With A = [[A11, A21^T], [A21, A22]] and X = L^-1: L21 = A21 X11^T; X22 is that of A22 - L21 L21^T; and
-    X21 = -X22 L21 X11.
+    Works in float32: with a damping of some hundredths, which is well above its rounding errors for any H of mean
+    diagonal 1 and some ten thousand columns.
     """
-    size = len(matrix)
-    if size <= _CORNER:
-        lower = np.linalg.cholesky(matrix)
-        matrix[...] = np.linalg.solve(lower, np.eye(size))
-        return matrix
-    middle = size // 2
-    corner = _lower(_invert_cholesky(matrix[:middle, :middle]))
-    below = matrix[middle:, :middle] @ corner.T
-    matrix[middle:, middle:] -= below @ below.T
-    rest = _lower(_invert_cholesky(matrix[middle:, middle:]))
-    matrix[middle:, :middle] = -(rest @ (below @ corner))
+    lower = _inverse_factor(moments.astype(np.float32), damping)
+    if lower is None:
+        return None
+    solved: FloatArray = _times(_times_transposed(right, lower), lower)
+    return solved if np.isfinite(solved).all() else None
+
+
+def _inverse_factor(matrix: NDArray[_Float], damping: float) -> NDArray[_Float] | None:
+    """Turn a symmetric matrix, damped, into the inverse of its lower Cholesky factor, in place."""
+    np.einsum("ii->i", matrix)[...] += matrix.dtype.type(damping)
+    try:
+        _invert_cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return None
     return matrix
 
 
-def _lower(triangle: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.tril(triangle)
+def _invert_cholesky(matrix: NDArray[_Float]) -> None:
+    """Replace the lower triangle of a symmetric matrix by X = L^-1, L L^T being the matrix; what is above is left over.
+
+    With A = [[A11, A21^T], [A21, A22]]: L21 = A21 X11^T; X22 is that of A22 - L21 L21^T; and X21 = -X22 L21 X11.
+    """
+    size = len(matrix)
+    if size <= _CORNER:
+        matrix[...] = np.linalg.inv(np.linalg.cholesky(matrix))
+        return
+    middle = size // 2
+    corner, rest = matrix[:middle, :middle], matrix[middle:, middle:]
+    _invert_cholesky(corner)
+    below = _times_transposed(matrix[middle:, :middle], corner)
+    rest -= below @ below.T
+    _invert_cholesky(rest)
+    matrix[middle:, :middle] = -_times_transposed(_times(below, corner).T, rest).T
+
+
+def _times(matrix: NDArray[_Float], lower: NDArray[_Float]) -> NDArray[_Float]:
+    """Multiply by a lower triangle from the right; only its large corners of zeros are left out."""
+    size = len(lower)
+    if size <= _TRIANGLE:
+        return matrix @ np.tril(lower)
+    middle = size // 2
+    left = _times(matrix[:, :middle], lower[:middle, :middle]) + matrix[:, middle:] @ lower[middle:, :middle]
+    return np.concatenate([left, _times(matrix[:, middle:], lower[middle:, middle:])], axis=1)
+
+
+def _times_transposed(matrix: NDArray[_Float], lower: NDArray[_Float]) -> NDArray[_Float]:
+    """Multiply by the transpose of a lower triangle from the right."""
+    size = len(lower)
+    if size <= _TRIANGLE:
+        return matrix @ np.tril(lower).T
+    middle = size // 2
+    right = _times_transposed(matrix[:, middle:], lower[middle:, middle:])
+    right += matrix[:, :middle] @ lower[middle:, :middle].T
+    return np.concatenate([_times_transposed(matrix[:, :middle], lower[:middle, :middle]), right], axis=1)

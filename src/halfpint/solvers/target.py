@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from halfpint.solvers.factor import feedback_factor, live_scale
+from halfpint.solvers.factor import live_scale, solve_damped
 from halfpint.solvers.statistics import Moments, Statistics
 from halfpint.tensors import FloatArray
 
-DAMPING = (1.0, 0.3, 0.1, 0.03, 0.01)
+DAMPING = (1.0, 0.3, 0.1, 0.03)
 """Shares of the mean diagonal of the second moments that are tried, the strongest first."""
 
 # Rows that the choice is made on, evenly spaced: it is one number for the whole tensor.
-_ROWS = 64
+_ROWS = 48
 # Conjugate gradients, each damping starting at the answer of the one before.
-_STEPS = 12
+_STEPS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,11 @@ def wished_weight(weight: FloatArray, statistics: Statistics, choice: Correction
     total = statistics.total()
     assert total.shift is not None
     unit = live_scale(total.second)
-    factor = feedback_factor(total.second / unit, choice.damping)
-    if factor is None:
+    change = solve_damped(total.shift / unit, total.second / unit, choice.damping)
+    if change is None:
         return weight
-    change = np.matmul((total.shift / unit) @ factor.T, factor, dtype=np.float32)
     corrected: FloatArray = weight + np.float32(choice.blend) * change
-    return corrected if np.isfinite(corrected).all() else weight
+    return corrected
 
 
 def choose_correction(statistics: Statistics) -> Correction:
