@@ -11,7 +11,6 @@ import numpy as np
 from halfpint.formats import by_name
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.inspection import Inspection, Rounding, TensorView
-from halfpint.pipeline.job import TensorOutcome
 from halfpint.pipeline.results import (
     DemoEntry,
     DemoResult,
@@ -22,6 +21,7 @@ from halfpint.pipeline.results import (
     QuantizeResult,
     VerifyReport,
 )
+from halfpint.pipeline.writing import TensorOutcome
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.tensors import TensorSpec
 

@@ -162,9 +162,14 @@ def _say(ended: Ended) -> int:
 
 
 def explain(error: BaseException) -> Ended:
-    """Put an error into one line and an exit code."""
+    """Put an error, and what was noted about it on its way, into one line and an exit code."""
     if isinstance(error, Ended):
         return error
+    ended = _explain(error)
+    return Ended("; ".join([ended.message, *map(one_line, getattr(error, "__notes__", ()))]), ended.code)
+
+
+def _explain(error: BaseException) -> Ended:
     if isinstance(error, Stopped):
         return Ended(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | click.Abort):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -22,6 +23,7 @@ class _Job(Wanted):
     """What the options of this command give."""
 
     dry_run: bool
+    resume: bool
     as_json: bool
     log: Path | None
     events: Path | None
@@ -44,6 +46,12 @@ class _Job(Wanted):
 @options.tokens
 @click.option("--no-measure", is_flag=True, help="Skip the comparison with the original at the end.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option(
+    "--resume/--fresh",
+    default=True,
+    help="Go on with what an earlier run of the same command left unfinished, or remove that and start again. "
+    "[default: resume]",
+)
 @options.threads
 @options.as_json
 @options.progress
@@ -52,9 +60,10 @@ def command(context: click.Context, model: str, output: str, **job: Unpack[_Job]
     """Make a smaller checkpoint OUT of MODEL, read it back, and compare it with the original.
 
     OUT is a file for GGUF and a folder otherwise. It must not exist, and appears only when it is whole. MODEL is
-    never changed. The exit code is 1 when --keep or --max-kl was not met; OUT is there all the same.
+    never changed. A run that is stopped, or finds the disk full, keeps what it has done beside OUT, and the same
+    command goes on from there. The exit code is 1 when --keep or --max-kl was not met; OUT is there all the same.
     """
-    wanted = quantize_options(output, job)
+    wanted = replace(quantize_options(output, job), fresh=not job["resume"])
     if job["dry_run"]:
         planned = verbs.plan(model, wanted)
         emit(job["as_json"], json.plan(planned), plan_card(planned, model))

@@ -9,9 +9,9 @@ from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import RoomError, UnsupportedError, UsageError
 from halfpint.families import find
 from halfpint.measuring.comparison import known_config
-from halfpint.pipeline.job import Progress, silent
 from halfpint.pipeline.measurement import reads_text
 from halfpint.pipeline.options import CALIBRATED_PARAMETERS, QuantizeOptions
+from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import PlanResult
 from halfpint.pipeline.slicing import SLICE_WEIGHTS
 from halfpint.planning import engines, plan_file

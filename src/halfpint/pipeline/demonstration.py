@@ -15,10 +15,10 @@ from halfpint.formats.plain import F32
 from halfpint.measuring.comparison import Reading, compare, read, steps
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline import job
-from halfpint.pipeline.job import Progress, silent
 from halfpint.pipeline.measurement import gather, held_out_windows
 from halfpint.pipeline.opening import DEMO, open_model
 from halfpint.pipeline.options import GenerateOptions, MeasureOptions
+from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import DemoEntry, DemoResult
 from halfpint.pipeline.speaking import Speaker
 from halfpint.planning.planner import Wish, make_plan

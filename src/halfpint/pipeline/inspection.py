@@ -12,7 +12,7 @@ from halfpint import families, formats, kernels
 from halfpint.checkpoints import CONTAINERS
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import NonFiniteError, UsageError
-from halfpint.pipeline.job import to_float32
+from halfpint.pipeline.writing import to_float32
 from halfpint.planning.planner import Wish, make_plan
 from halfpint.tensors import Array, FloatArray, QuantizedTensor, TensorSpec
 

@@ -1,72 +1,68 @@
-"""Writing: plan, solve slice by slice, write aside, rename, and compare what reads back with what was meant."""
+"""Writing: plan, solve tensor by tensor, write aside, compare what reads back with what was meant, and rename.
+
+A job that ends early is not lost: what it has written stays in a hidden folder beside the output together with a
+journal, and the same job goes on from there, to the same bytes.
+"""
 
 from __future__ import annotations
 
 import resource
 import time
-import zlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from halfpint import kernels, solvers
+from halfpint import solvers
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint, Writer
-from halfpint.errors import HalfpintError, UsageError, VerificationError
-from halfpint.formats import check_finite
-from halfpint.formats.plain import F16, Plain
-from halfpint.pipeline.slicing import row_slices
+from halfpint.checkpoints.staging import Staging
+from halfpint.errors import NonFiniteError, ShapeError, UnsupportedError, UsageError, VerificationError
+from halfpint.pipeline.fingerprint import fingerprint
+from halfpint.pipeline.journal import JOURNAL_NAME, Journal
+from halfpint.pipeline.progress import Progress, silent
+from halfpint.pipeline.resuming import Finished, earlier, keep_sound
 from halfpint.pipeline.tokenizer_files import add_tokenizer_files
+from halfpint.pipeline.writing import TensorOutcome, reads_back, write_tensor
 from halfpint.planning.planner import outputs_of
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.solvers.statistics import Statistics
-from halfpint.tensors import Array, FloatArray, QuantizedTensor
-
-Progress = Callable[[str, int, int, str], None]
-"""(stage, bytes done, bytes in all, what is being worked on)."""
-
 
 Gathered = Iterable[Mapping[str, Statistics]]
 """For each block in turn, what the inputs of its weights looked like."""
 
+# Another run of the same job would meet these again, so nothing that it has written can be of use.
+_HOPELESS = (NonFiniteError, ShapeError, UnsupportedError, VerificationError)
 
-def silent(stage: str, done: int, total: int, detail: str) -> None:
-    """Report progress to nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorOutcome:
-    """What became of one tensor.
-
-    Attributes
-    ----------
-    planned : PlannedTensor
-    relative_error : float
-        Root of sum (weight - decoded)^2 / sum weight^2; 0 for a copy.
-    seconds : float
-        Reading, solving and writing it.
-    checksums : tuple of (start_row, end_row, crc32)
-        Of what was written, slice by slice, to compare with what is read back.
-    """
-
-    planned: PlannedTensor
-    relative_error: float
-    seconds: float
-    checksums: tuple[tuple[int, int, int], ...]
+# A power cut loses at most what was written in this time; a killed process loses nothing that was finished.
+_SYNC_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Where the output is, and what became of every tensor."""
+    """Where the output is, and what became of every tensor.
+
+    Attributes
+    ----------
+    output : Path
+    tensors : tuple of TensorOutcome
+        In the plan's order.
+    continued : int
+        How many of them an earlier process had finished.
+    """
 
     output: Path
     tensors: tuple[TensorOutcome, ...]
+    continued: int = 0
 
 
 def quantize(
-    source: Checkpoint, output: Path, plan: Plan, gathered: Gathered = (), progress: Progress = silent
+    source: Checkpoint,
+    output: Path,
+    plan: Plan,
+    gathered: Gathered = (),
+    progress: Progress = silent,
+    fresh: bool = False,
 ) -> Written:
     """Carry out a plan, and read the result back.
 
@@ -81,6 +77,8 @@ def quantize(
     gathered : iterable of (Mapping of str to Statistics)
         Block by block, what tensors saw whose solver needs it; nothing for a plan without such.
     progress : Progress
+    fresh : bool
+        Whether what an earlier process has left of this output is removed; otherwise the job goes on with it.
 
     Returns
     -------
@@ -89,23 +87,50 @@ def quantize(
     Raises
     ------
     UsageError
-        If the output touches the source, or exists.
+        If the output touches the source, exists, is being written by another process, or an unfinished job of
+        another kind is there and `fresh` is not given.
     NonFiniteError
         If a weight is NaN or infinite: tensor and index are named.
     VerificationError
         If what was written does not read back as what was meant.
     """
     refuse_target(source, output)
-    writer = CONTAINERS[plan.container].create(output, source, outputs_of(plan.tensors, source))
+    described = fingerprint(source, plan, {})
+    staging = Staging(output, keep=not fresh)
     try:
-        add_tokenizer_files(source, writer)
-        outcomes = _write_all(_Job(source, writer, progress), plan, gathered)
-        path = writer.finish()
+        finished = earlier(source, plan, staging, described, progress)
     except BaseException:
-        writer.abandon()
+        staging.leave()
         raise
-    verify_written(path, plan, outcomes, progress)
-    return Written(path, tuple(outcomes))
+    return _carry_out(_Job(source, plan, staging, progress), described, finished, gathered)
+
+
+def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, gathered: Gathered) -> Written:
+    """Do what is not finished; whatever ends this early, what can be of use is kept."""
+    place: Staging | Writer = job.staging
+    try:
+        container, outputs = CONTAINERS[job.plan.container], outputs_of(job.plan.tensors, job.source)
+        place = writer = container.create(job.staging.target, job.source, outputs, begun=job.staging)
+        add_tokenizer_files(job.source, writer)
+        keep_sound(job.source, job.staging, writer, finished, job.progress)
+        continued = len(finished)
+        _write_all(job, writer, described, finished, gathered)
+        outcomes = [finished[tensor.name] for tensor in job.plan.tensors]
+        verify_written(job.staging.path, job.plan, outcomes, job.progress)
+        return Written(writer.finish(), tuple(outcomes), continued)
+    except _HOPELESS:
+        place.abandon()
+        raise
+    except BaseException as error:
+        if not finished:
+            place.abandon()
+            raise
+        place.leave()
+        error.add_note(
+            f"{len(finished)} of {len(job.plan.tensors)} tensors are kept in {job.staging.folder}; the same command "
+            "goes on from there, with --fresh it starts again"
+        )
+        raise
 
 
 def peak_memory_bytes() -> int:
@@ -129,114 +154,58 @@ class _Job:
     """What every step needs."""
 
     source: Checkpoint
-    writer: Writer
+    plan: Plan
+    staging: Staging
     progress: Progress
 
-    def write(self, tensor: PlannedTensor, statistics: Statistics | None) -> TensorOutcome:
-        """Solve and write one tensor; its name is added to what goes wrong."""
-        try:
-            return _write_tensor(self, tensor, statistics)
-        except HalfpintError as error:
-            raise type(error)(f"{tensor.name}: {error}") from error
+    def nbytes(self, names: Iterable[str]) -> int:
+        """Bytes of tensors in the source: what progress is counted in."""
+        return sum(self.source.tensors[name].nbytes for name in names)
+
+    def total(self) -> int:
+        """The same of all that are planned."""
+        return self.nbytes(tensor.name for tensor in self.plan.tensors)
 
 
-def _write_all(job: _Job, plan: Plan, gathered: Gathered) -> list[TensorOutcome]:
-    """First what needs no text, then block by block what does; outcomes in the plan's order."""
-    calibrated = {t.name: t for t in plan.tensors if solvers.needs_moments(t.solver)}
-    total = sum(job.source.tensors[tensor.name].nbytes for tensor in plan.tensors)
-    done = 0
-    outcomes: dict[str, TensorOutcome] = {}
-    for tensor in plan.tensors:
-        if tensor.name not in calibrated:
+def _write_all(job: _Job, writer: Writer, described: Mapping[str, Any], finished: Finished, gathered: Gathered) -> None:
+    """Write what is not finished yet, and note it in the journal."""
+    done, total = job.nbytes(finished), job.total()
+    synced = time.monotonic()
+    lines = Journal(job.staging.folder / JOURNAL_NAME, described, finished.values())
+    try:
+        for tensor, statistics in _wanted(job.plan, finished, gathered):
             job.progress("quantize", done, total, tensor.name)
-            outcomes[tensor.name] = job.write(tensor, None)
-            done += job.source.tensors[tensor.name].nbytes
-    if calibrated:
-        for block in gathered:
-            for name in (name for name in block if name in calibrated):
-                job.progress("quantize", done, total, name)
-                outcomes[name] = job.write(calibrated[name], block[name])
-                done += job.source.tensors[name].nbytes
-        unseen = [name for name in calibrated if name not in outcomes]
-        if unseen:
-            raise UsageError(
-                f"the calibration text never reached {unseen[0]} (an expert that no token is routed to?); "
-                "give more text, or leave --calibrate out"
-            )
+            outcome = write_tensor(job.source, writer, tensor, statistics)
+            lines.add(outcome)
+            finished[tensor.name] = outcome
+            done += job.nbytes([tensor.name])
+            if time.monotonic() - synced > _SYNC_SECONDS:
+                job.staging.sync()
+                synced = time.monotonic()
+    finally:
+        lines.close()
     job.progress("quantize", total, total, "")
-    return [outcomes[tensor.name] for tensor in plan.tensors]
 
 
-@dataclass(slots=True)
-class _Sums:
-    """Squared error and squared norm of one tensor, gathered over its slices in order."""
-
-    error: float = 0.0
-    norm: float = 0.0
-    checksums: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def relative(self) -> float:
-        return (self.error / self.norm) ** 0.5 if self.norm > 0 else 0.0
-
-
-def _write_tensor(job: _Job, tensor: PlannedTensor, statistics: Statistics | None) -> TensorOutcome:
-    started = time.monotonic()
-    sums = _Sums()
-    spec = job.source.tensors[tensor.name]
-    row_wise = tensor.solver == "copy" or solvers.by_name(tensor.solver).row_wise
-    rows = row_slices(tensor.shape, tensor.format, spec.format) if row_wise else [(0, tensor.shape[0])]
-    for start, end in rows:
-        value = job.source.read(tensor.name, start, end)
-        result = value
-        if tensor.solver != "copy":
-            weight = to_float32(value)
-            check_finite(weight, start)
-            result = _solve_slice(weight, tensor, statistics, sums)
-        meant = job.writer.write(tensor.name, start, result)
-        sums.checksums.append((start, end, checksum(meant)))
-    return TensorOutcome(tensor, sums.relative(), time.monotonic() - started, tuple(sums.checksums))
-
-
-def _solve_slice(
-    weight: FloatArray, tensor: PlannedTensor, statistics: Statistics | None, sums: _Sums
-) -> QuantizedTensor | Array:
-    fmt = tensor.format
-    assert fmt is not None, "a tensor without a format is copied"
-    if isinstance(fmt, Plain):
-        return _to_plain(weight, fmt)
-    result = solvers.by_name(tensor.solver).solve(weight, statistics, fmt).quantized
-    decoded = kernels.decode(result)
-    # In the order of the slices: the same figures on any number of threads.
-    difference = (weight - decoded).ravel()
-    error = float(np.dot(difference, difference))
-    if not np.isfinite(error):
-        raise VerificationError(f"{fmt.name} made a value that is not finite; keep this tensor in bf16")
-    sums.error += error
-    sums.norm += float(np.dot(weight.ravel(), weight.ravel()))
-    return result
-
-
-def to_float32(value: Array | QuantizedTensor) -> FloatArray:
-    """Decode what a checkpoint gave into float32."""
-    if isinstance(value, QuantizedTensor):
-        return kernels.decode(value)
-    return value.astype(np.float32)
-
-
-def _to_plain(weight: FloatArray, fmt: Plain) -> Array:
-    values: Array = weight.astype(fmt.dtype)
-    if fmt is F16 and not np.isfinite(values).all():
-        raise UsageError(f"a value of {float(np.abs(weight).max()):g} does not fit f16; use bf16 or f32")
-    return values
-
-
-def checksum(value: QuantizedTensor | Array) -> int:
-    """crc32 over the parts of a tensor, in name order."""
-    arrays = [value.parts[name] for name in sorted(value.parts)] if isinstance(value, QuantizedTensor) else [value]
-    result = 0
-    for array in arrays:
-        result = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, result)
-    return result
+def _wanted(
+    plan: Plan, finished: Mapping[str, TensorOutcome], gathered: Gathered
+) -> Iterator[tuple[PlannedTensor, Statistics | None]]:
+    """First what needs no text, then block by block what does."""
+    missing = {tensor.name: tensor for tensor in plan.tensors if tensor.name not in finished}
+    calibrated = {name for name, tensor in missing.items() if solvers.needs_moments(tensor.solver)}
+    for name, tensor in missing.items():
+        if name not in calibrated:
+            yield tensor, None
+    for block in gathered if calibrated else ():
+        for name in block:
+            if name in calibrated:
+                calibrated.remove(name)
+                yield missing[name], block[name]
+    if calibrated:
+        raise UnsupportedError(
+            f"the calibration text never reached {min(calibrated)} (an expert that no token is routed to?); "
+            "give more text, or leave --calibrate out"
+        )
 
 
 def verify_written(path: Path, plan: Plan, outcomes: list[TensorOutcome], progress: Progress = silent) -> None:
@@ -258,11 +227,11 @@ def verify_written(path: Path, plan: Plan, outcomes: list[TensorOutcome], progre
         done = 0
         for outcome in outcomes:
             progress("verify", done, total, outcome.planned.name)
-            for start, end, meant in outcome.checksums:
-                if checksum(checkpoint.read(outcome.planned.name, start, end)) != meant:
-                    raise VerificationError(
-                        f"{path}: {outcome.planned.name}, rows {start} to {end}, does not read back as written"
-                    )
+            rows = reads_back(checkpoint, outcome)
+            if rows is not None:
+                raise VerificationError(
+                    f"{path}: {outcome.planned.name}, rows {rows[0]} to {rows[1]}, does not read back as written"
+                )
             done += outcome.planned.nbytes
         progress("verify", done, total, "")
     finally:

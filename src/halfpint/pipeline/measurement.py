@@ -13,8 +13,8 @@ from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.measuring.comparison import compare, known_config, read, steps
 from halfpint.measuring.text import held_out
-from halfpint.pipeline.job import Progress, silent
 from halfpint.pipeline.options import CalibrationOptions, MeasureOptions
+from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import Measurement
 from halfpint.plans import Plan
 from halfpint.solvers import needs_moments

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from halfpint.measuring.metrics import Quality
-from halfpint.pipeline.job import TensorOutcome
+from halfpint.pipeline.writing import TensorOutcome
 from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan
 

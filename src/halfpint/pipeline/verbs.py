@@ -12,10 +12,10 @@ from halfpint.pipeline import inspection, job
 from halfpint.pipeline.deciding import decide
 from halfpint.pipeline.demonstration import demonstrate
 from halfpint.pipeline.diagnosis import diagnose
-from halfpint.pipeline.job import Progress, silent
 from halfpint.pipeline.measurement import gather, held_out_windows, measure_checkpoints
 from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import Gate, MeasureOptions, QuantizeOptions
+from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import (
     DemoResult,
     DoctorReport,
@@ -120,7 +120,7 @@ def quantize(
         # Whatever is wrong with text, tokenizer or family is found before the work, not after.
         windows = None if options.measure is None else held_out_windows(source, options.measure)
         gathered = gather(source, planned.plan, options.calibration)
-        written = job.quantize(source, Path(output), planned.plan, gathered, progress)
+        written = job.quantize(source, Path(output), planned.plan, gathered, progress, options.fresh)
         measurement = None
         if windows is not None:
             result = open_checkpoint(written.output)

@@ -8,9 +8,10 @@ from halfpint import families
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import UnsupportedError, VerificationError
 from halfpint.families.record import Role
-from halfpint.pipeline.job import Progress, silent, to_float32
+from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import VerifyReport
 from halfpint.pipeline.slicing import row_slices
+from halfpint.pipeline.writing import to_float32
 from halfpint.tensors import TensorSpec
 from halfpint.tokenization import load_tokenizer
 

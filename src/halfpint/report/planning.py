@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from halfpint.pipeline.job import TensorOutcome
 from halfpint.pipeline.results import PlanResult, QuantizeResult
+from halfpint.pipeline.writing import TensorOutcome
 from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.report.grouping import group

@@ -18,7 +18,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, T
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from halfpint.pipeline.job import Progress
+from halfpint.pipeline.progress import Progress
+from halfpint.pipeline.resuming import CONTINUING
 from halfpint.report.numbers import count, duration, rate, size
 from halfpint.report.words import one_line
 
@@ -107,6 +108,18 @@ def line(console: Console) -> Iterator[Line]:
         shown.stop()
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One line on standard error when a job goes on with what an earlier process left: it explains what comes."""
+
+    console: Console
+
+    def __call__(self, stage: str, done: int, total: int, detail: str) -> None:  # noqa: ARG002 - a listener's signature
+        """Take in one step."""
+        if stage == CONTINUING:
+            self.console.print(f"continuing: {one_line(detail)}", markup=False, soft_wrap=True)
+
+
 @dataclass(slots=True)
 class Log:
     """One line per tensor: when it began, how far the stage is, its name, and how long the one before took."""
@@ -167,6 +180,7 @@ def reporting(log: Path | None, events: Path | None) -> Iterator[Progress]:
             stack.enter_context(_ending(journal))
             listeners.append(journal)
         console = Console(stderr=True, highlight=False)
+        listeners.append(Notice(console))
         if console.is_terminal:
             listeners.append(stack.enter_context(line(console)))
 

@@ -1,0 +1,175 @@
+"""One tensor of a job: read in slices, solved, written, and accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from halfpint import kernels, solvers
+from halfpint.checkpoints.checkpoint import Checkpoint, Writer
+from halfpint.errors import HalfpintError, UnsupportedError, VerificationError
+from halfpint.formats import check_finite
+from halfpint.formats.plain import F16, Plain
+from halfpint.pipeline.slicing import row_slices
+from halfpint.plans import PlannedTensor
+from halfpint.solvers.statistics import Statistics
+from halfpint.tensors import Array, FloatArray, QuantizedTensor
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOutcome:
+    """What became of one tensor.
+
+    Attributes
+    ----------
+    planned : PlannedTensor
+    relative_error : float
+        Root of sum (weight - decoded)^2 / sum weight^2; 0 for a copy.
+    seconds : float
+        Reading, solving and writing it.
+    checksums : tuple of (start_row, end_row, crc32)
+        Of what was written, slice by slice, to compare with what is read back.
+    source_hash : str
+        SHA-256 of what was read of the source, slice by slice, in hexadecimal.
+    losses : Mapping of str to float
+        What each step of the solver was worth: `Solved.losses`.
+    note : str
+        What the solver did instead of what was asked; empty when nothing.
+    """
+
+    planned: PlannedTensor
+    relative_error: float
+    seconds: float
+    checksums: tuple[tuple[int, int, int], ...]
+    source_hash: str = ""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(slots=True)
+class _Account:
+    """What is added up over the slices of one tensor, in their order: the same figures on any number of threads."""
+
+    error: float = 0.0
+    norm: float = 0.0
+    checksums: list[tuple[int, int, int]] = field(default_factory=list)
+    losses: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    def relative(self) -> float:
+        return (self.error / self.norm) ** 0.5 if self.norm > 0 else 0.0
+
+
+def write_tensor(
+    source: Checkpoint, writer: Writer, tensor: PlannedTensor, statistics: Statistics | None
+) -> TensorOutcome:
+    """Solve and write one tensor.
+
+    Raises
+    ------
+    HalfpintError
+        Whatever goes wrong, with the tensor's name in front.
+    """
+    try:
+        return _write(source, writer, tensor, statistics)
+    except HalfpintError as error:
+        raise type(error)(f"{tensor.name}: {error}") from error
+
+
+def _write(source: Checkpoint, writer: Writer, tensor: PlannedTensor, statistics: Statistics | None) -> TensorOutcome:
+    started = time.monotonic()
+    account, content = _Account(), hashlib.sha256()
+    spec = source.tensors[tensor.name]
+    row_wise = tensor.solver == "copy" or solvers.by_name(tensor.solver).row_wise
+    rows = row_slices(tensor.shape, tensor.format, spec.format) if row_wise else [(0, tensor.shape[0])]
+    for start, end in rows:
+        value = source.read(tensor.name, start, end)
+        for data in _part_bytes(value):
+            content.update(data)
+        result = value
+        if tensor.solver != "copy":
+            weight = to_float32(value)
+            check_finite(weight, start)
+            result = _solve_slice(weight, tensor, statistics, account)
+        meant = writer.write(tensor.name, start, result)
+        account.checksums.append((start, end, checksum(meant)))
+    seconds = time.monotonic() - started
+    return TensorOutcome(
+        planned=tensor,
+        relative_error=account.relative(),
+        seconds=seconds,
+        checksums=tuple(account.checksums),
+        source_hash=content.hexdigest(),
+        losses=account.losses,
+        note=account.note,
+    )
+
+
+def _solve_slice(
+    weight: FloatArray, tensor: PlannedTensor, statistics: Statistics | None, account: _Account
+) -> QuantizedTensor | Array:
+    fmt = tensor.format
+    assert fmt is not None, "a tensor without a format is copied"
+    if isinstance(fmt, Plain):
+        return _to_plain(weight, fmt)
+    solved = solvers.by_name(tensor.solver).solve(weight, statistics, fmt)
+    account.losses, account.note = solved.losses, solved.note
+    decoded = kernels.decode(solved.quantized)
+    difference = (weight - decoded).ravel()
+    error = float(np.dot(difference, difference))
+    if not np.isfinite(error):
+        raise VerificationError(f"{fmt.name} made a value that is not finite; keep this tensor in bf16")
+    account.error += error
+    account.norm += float(np.dot(weight.ravel(), weight.ravel()))
+    return solved.quantized
+
+
+def to_float32(value: Array | QuantizedTensor) -> FloatArray:
+    """Decode what a checkpoint gave into float32."""
+    if isinstance(value, QuantizedTensor):
+        return kernels.decode(value)
+    return value.astype(np.float32)
+
+
+def _to_plain(weight: FloatArray, fmt: Plain) -> Array:
+    values: Array = weight.astype(fmt.dtype)
+    if fmt is F16 and not np.isfinite(values).all():
+        raise UnsupportedError(f"a value of {float(np.abs(weight).max()):g} does not fit f16; use bf16 or f32")
+    return values
+
+
+def checksum(value: QuantizedTensor | Array) -> int:
+    """crc32 over the parts of a tensor, in name order."""
+    result = 0
+    for data in _part_bytes(value):
+        result = zlib.crc32(data, result)
+    return result
+
+
+def reads_back(checkpoint: Checkpoint, outcome: TensorOutcome) -> tuple[int, int] | None:
+    """Compare a tensor with what was meant; the first rows (start, end) that differ, or None when none do."""
+    for start, end, meant in outcome.checksums:
+        if checksum(checkpoint.read(outcome.planned.name, start, end)) != meant:
+            return start, end
+    return None
+
+
+def source_hash(source: Checkpoint, outcome: TensorOutcome) -> str:
+    """`TensorOutcome.source_hash` of what the source holds now."""
+    content = hashlib.sha256()
+    for start, end, _ in outcome.checksums:
+        for data in _part_bytes(source.read(outcome.planned.name, start, end)):
+            content.update(data)
+    return content.hexdigest()
+
+
+def _part_bytes(value: QuantizedTensor | Array) -> Iterator[memoryview]:
+    """Bytes of a tensor's parts, in name order."""
+    arrays = [value.parts[name] for name in sorted(value.parts)] if isinstance(value, QuantizedTensor) else [value]
+    for array in arrays:
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
