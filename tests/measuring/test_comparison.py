@@ -55,7 +55,9 @@ def by_transformers(folder: Path, decoded: Path | None = None) -> torch.nn.Modul
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     if decoded is None:
         return model
-    plain = QuantizeOptions(container="huggingface", format="f32", measure=None)
+    # In 32 bits throughout: embeddings would otherwise be rounded to 16.
+    rules = ["re:embed_tokens|lm_head=f32"]
+    plain = QuantizeOptions(container="huggingface", format="f32", rules=rules, measure=None)
     target = decoded.with_suffix("")
     if not target.exists():
         verbs.quantize(decoded, target, plain)
