@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.calibration.gathering import Gathering, SecondMoments
+from halfpint.calibration.gathering import SecondMoments
 from halfpint.calibration.lanes import output
 from halfpint.calibration.passage import Findings, Passage, Solve, ask
 from halfpint.calibration.shelf import Shelf, StreamOptions
@@ -289,14 +289,18 @@ class _Job:
         name = self.name(Role.HEAD)
         statistics = None
         if name in findings.wanted:
-            gathering = Gathering(self.config.hidden_size)
-            inputs = []
-            for part, first, second in zip(self.parts, state.original, state.quantized, strict=True):
-                inputs.append(HeadInput(part.half, _last_norm(ends, first.take()), _last_norm(ends, second.take())))
-                gathering.add(part.half, inputs[-1].original, inputs[-1].quantized)
-            gathering.finish()
-            weight = ends.output.decode()
-            statistics = findings.statistics(name, weight, gathering)
-            if statistics is not None:
-                statistics = replace(statistics, groups=row_groups(weight, inputs, self.config.logit_softcap))
+            statistics = self._head_statistics(ends, state)
+            if statistics.tokens < findings.scarce_share * self.config.hidden_size:
+                findings.scarce[name] = statistics.tokens
         ask(self.solve, name, statistics, ends.output.shape)
+
+    def _head_statistics(self, ends: Ends, state: StreamState) -> Statistics:
+        """What the head sees; its differences are told by group of rows."""
+        seconds = SecondMoments(self.config.hidden_size)
+        inputs = []
+        for part, first, second in zip(self.parts, state.original, state.quantized, strict=True):
+            inputs.append(HeadInput(part.half, _last_norm(ends, first.take()), _last_norm(ends, second.take())))
+            seconds.add(part.half, inputs[-1].quantized)
+        seconds.finish()
+        groups = row_groups(ends.output.decode(), inputs, self.config.logit_softcap)
+        return Statistics((seconds.moments(0), seconds.moments(1)), None, groups)

@@ -21,6 +21,10 @@ from halfpint.tensors import FloatArray
 
 _ROWS_PER_GROUP = 128
 _MOST_GROUPS = 16
+# Of sums; wide models have fewer groups.
+_MOST_BYTES = 512 * 2**20
+# For telling rows apart, evenly spread batches of about so many tokens will do.
+_TELLING_TOKENS = 8192
 _ROUNDS = 20
 _LOGITS_AT_A_TIME = 4_000_000
 
@@ -126,11 +130,14 @@ def _slices(weight: FloatArray, part: HeadInput) -> list[slice]:
 
 def _labels(weight: FloatArray, inputs: Sequence[HeadInput], cap: float) -> NDArray[np.int64]:
     """Group of each row, int64 [rows]."""
-    count = min(_MOST_GROUPS, len(weight) // _ROWS_PER_GROUP)
+    # Two halves of two sums each.
+    affordable = _MOST_BYTES // (16 * weight.shape[1] ** 2) - 1
+    count = min(_MOST_GROUPS, len(weight) // _ROWS_PER_GROUP, affordable)
     if count < 2:
         return np.zeros(len(weight), np.int64)
     directions = np.zeros(weight.shape, np.float32)
-    for part in inputs:
+    tokens = sum(len(part.original) for part in inputs)
+    for part in inputs[:: max(1, tokens // _TELLING_TOKENS)]:
         for rows in _slices(weight, part):
             add_outer(directions, _doubts(weight, part, rows, cap), part.original[rows])
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
