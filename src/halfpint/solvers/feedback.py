@@ -16,7 +16,7 @@ import numpy as np
 from halfpint import kernels
 from halfpint.errors import NonFiniteError, ShapeError
 from halfpint.solvers import lattices, refinement, rounding, rows
-from halfpint.solvers.factor import DAMPING, feedback_factor, live
+from halfpint.solvers.factor import DAMPING, live
 from halfpint.solvers.lattices import supports
 from halfpint.solvers.statistics import Solved, Statistics
 from halfpint.solvers.target import choose_correction, wished_weight
@@ -121,13 +121,12 @@ def _weighted(weight: FloatArray, judge: _Judge, fmt: Format) -> QuantizedTensor
 def _fed_back(judge: _Judge, fmt: Format) -> QuantizedTensor | None:
     """Codes with feedback, under the least damping that works; None where none does."""
     for damping in DAMPING:
-        factor = feedback_factor(judge.moments, damping)
-        if factor is None:
-            continue
         try:
-            return rounding.feed_back(judge.target, factor, fmt)
+            fed = rounding.feed_back(judge.target, judge.moments, damping, fmt)
         except (ShapeError, NonFiniteError):
             continue
+        if fed is not None:
+            return fed
     return None
 
 

@@ -21,7 +21,7 @@ DAMPING = (1.0, 0.3, 0.1, 0.03)
 """Shares of the mean diagonal of the second moments that are tried, the strongest first."""
 
 # Rows that the choice is made on, evenly spaced: it is one number for the whole tensor.
-_ROWS = 48
+_ROWS = 32
 # Conjugate gradients, each damping starting at the answer of the one before.
 _STEPS = 6
 
