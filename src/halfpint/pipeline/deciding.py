@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from halfpint.checkpoints import CONTAINERS
-from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.checkpoints.checkpoint import Checkpoint, Container
 from halfpint.errors import RoomError, UnsupportedError, UsageError
 from halfpint.families import find
 from halfpint.measuring.comparison import known_config
@@ -13,13 +13,14 @@ from halfpint.pipeline.measurement import reads_text
 from halfpint.pipeline.options import CALIBRATED_PARAMETERS, QuantizeOptions
 from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import PlanResult
+from halfpint.pipeline.sensing import sense
 from halfpint.pipeline.slicing import SLICE_WEIGHTS
 from halfpint.planning import engines, plan_file
 from halfpint.planning.budget import Group
-from halfpint.planning.candidates import candidates, plan_within
+from halfpint.planning.candidates import CostOf, candidates, plan_within
 from halfpint.planning.memory import MemoryNeed, memory_need
 from halfpint.planning.planner import Wish, make_plan, model_parameters
-from halfpint.planning.sensitivity import assumed_costs
+from halfpint.planning.sensitivity import assumed_costs, measured_costs
 from halfpint.plans import Plan
 
 # Forecasts: what the interpreter and its libraries hold, the arrays of float32 size that a slice goes through, and
@@ -59,12 +60,10 @@ def decide(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress 
             "the smallest file that keeps --keep or --max-kl is found by making some; for a plan say --size, --bpw, "
             "--fit, --bits or --format"
         )
-    calibrate = calibrates(checkpoint, options)
     if options.budget.wanted:
         room = room_for(checkpoint, options)
-        groups = priced(checkpoint, options, progress)
-        made = plan_within(checkpoint, CONTAINERS[options.container], options.wish(calibrate), groups, room.nbytes)
-        return forecast(checkpoint, options, made, room)
+        market = priced(checkpoint, options, progress)
+        return forecast(checkpoint, options, market.within(room.nbytes), room.need, market)
     made = make_plan(checkpoint, CONTAINERS[options.container], wish(checkpoint, options))
     return forecast(checkpoint, options, made)
 
@@ -92,15 +91,80 @@ def room_for(checkpoint: Checkpoint, options: QuantizeOptions) -> Room:
     return Room(int(budget.bits_per_weight * model_parameters(checkpoint) / 8))
 
 
-def priced(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress = silent) -> list[Group]:  # noqa: ARG001
-    """Every group of tensors that a budget may decide on, with what each format would cost."""
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What a budget may buy, and at what price.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+    container : Container
+        Of the output.
+    wish : Wish
+        What holds beside the budget: rules, and whether linear layers are calibrated.
+    groups : tuple of Group
+    cost_of : CostOf
+    measured : bool
+        Whether costs are nats of KL; else they are good for comparing only.
+    """
+
+    checkpoint: Checkpoint
+    container: Container
+    wish: Wish
+    groups: tuple[Group, ...]
+    cost_of: CostOf
+    measured: bool
+
+    def within(self, nbytes: int) -> Plan:
+        """The best mixture that whole has at most so many bytes."""
+        return plan_within(self.checkpoint, self.container, self.wish, self.groups, nbytes)
+
+    def cost(self, plan: Plan) -> float:
+        """What a plan costs, whoever made it: the sum over its tensors."""
+        specs = self.checkpoint.tensors
+        return sum(
+            0.0 if tensor.format == specs[tensor.name].format else self.cost_of(tensor.name, tensor.format)
+            for tensor in plan.tensors
+            if len(tensor.shape) == 2
+        )
+
+
+def priced(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress = silent) -> Market:
+    """Measure what every group of tensors that a budget may decide on would cost in each format.
+
+    With --no-calibrate nothing is measured: every parameter is taken to matter the same.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is no measuring this model.
+    """
     container = CONTAINERS[options.container]
-    cost_of = assumed_costs(checkpoint)
-    return [c.group(cost_of) for c in candidates(checkpoint, container, options.wish(False), options.engine)]
+    calibrated = calibrates(checkpoint, options)
+    wished = options.wish(calibrated)
+    found = candidates(checkpoint, container, wished, options.engine)
+    if options.calibrate is False:
+        cost_of = assumed_costs(checkpoint)
+    else:
+        try:
+            cost_of = measured_costs(sense(checkpoint, found, options.calibration, calibrated, progress))
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                f"{error}; so there is no measuring which tensors matter: with --no-calibrate all are taken to matter "
+                "the same"
+            ) from error
+    groups = tuple(candidate.group(cost_of) for candidate in found)
+    return Market(checkpoint, container, wished, groups, cost_of, options.calibrate is not False)
 
 
-def forecast(checkpoint: Checkpoint, options: QuantizeOptions, made: Plan, room: Room | None = None) -> PlanResult:
-    """Say who can load a plan's output, and what making it will take.
+def forecast(
+    checkpoint: Checkpoint,
+    options: QuantizeOptions,
+    made: Plan,
+    memory: MemoryNeed | None = None,
+    market: Market | None = None,
+) -> PlanResult:
+    """Say who can load a plan's output, what making it will take, and what it will do to the model's answers.
 
     Raises
     ------
@@ -123,7 +187,8 @@ def forecast(checkpoint: Checkpoint, options: QuantizeOptions, made: Plan, room:
         refusals=refusals,
         peak_memory_bytes=peak,
         seconds=weights / _WEIGHTS_PER_SECOND,
-        memory=None if room is None else room.need,
+        kl_mean=market.cost(made) if market is not None and market.measured else None,
+        memory=memory,
     )
 
 

@@ -11,7 +11,7 @@ from halfpint.calibration.stream import stream_moments
 from halfpint.calibration.text import Render, TextSource, Window, bundled, cut, plain_conversation, read_files
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError, UnsupportedError
-from halfpint.measuring.comparison import compare, known_config, read, steps
+from halfpint.measuring.comparison import Reading, compare, known_config, read, steps
 from halfpint.measuring.text import held_out
 from halfpint.pipeline.options import CalibrationOptions, MeasureOptions
 from halfpint.pipeline.progress import Progress, silent
@@ -34,16 +34,28 @@ _BUNDLED = CalibrationOptions()
 
 
 def measure_checkpoints(
-    candidate: Checkpoint, reference: Checkpoint, windows: Sequence[Window], progress: Progress = silent
+    candidate: Checkpoint,
+    reference: Checkpoint,
+    windows: Sequence[Window],
+    progress: Progress = silent,
+    original: Reading | None = None,
 ) -> Measurement:
     """Compare an open candidate with its open reference on text that `held_out_windows` gave.
+
+    Parameters
+    ----------
+    candidate, reference : Checkpoint
+    windows : sequence of Window
+    progress : Progress
+    original : Reading, optional
+        What the reference made of the same windows, when that was read before.
 
     Returns
     -------
     Measurement
     """
     started = time.monotonic()
-    total = steps(windows, candidate, reference)
+    total = steps(windows, *([candidate] if original is not None else [candidate, reference]))
     done = 0
 
     def advance(tokens: int) -> None:
@@ -52,7 +64,8 @@ def measure_checkpoints(
         progress("measure", done, total, "")
 
     progress("measure", 0, total, "")
-    tally = compare(read(candidate, windows, advance), read(reference, windows, advance), windows)
+    reading = read(candidate, windows, advance)
+    tally = compare(reading, original or read(reference, windows, advance), windows)
     parameters = sum(spec.parameters for spec in reference.tensors.values())
     return Measurement(
         quality=tally.quality(),

@@ -72,6 +72,35 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Baseline:
+    """The best preset or single format of at most the same size, made with the same solver for comparison.
+
+    Attributes
+    ----------
+    name : str
+        Such as `--bits 4` or `--format q4_k`.
+    nbytes : int
+    quality : Quality
+    kept : bool
+        Whether it was the better of the two, and is what was written.
+    """
+
+    name: str
+    nbytes: int
+    quality: Quality
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One file that was made and measured on the way to the smallest that keeps a gate."""
+
+    nbytes: int
+    quality: Quality
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class QuantizeResult:
     """The outcome of a job.
 
@@ -86,6 +115,12 @@ class QuantizeResult:
     verdict : str
     verdict_reason : str
     measurement : Measurement or None
+    baseline : Baseline or None
+        Of a budget: what a uniform mixture of that size would have been; None when none was made.
+    trials : tuple of Trial
+        Of a search, in order; empty otherwise.
+    additivity : float or None
+        Measured KL divergence over the sum of the tensors' own, of the mixture that the budget chose.
     """
 
     planned: PlanResult
@@ -96,6 +131,9 @@ class QuantizeResult:
     verdict: Verdict
     verdict_reason: str
     measurement: Measurement | None
+    baseline: Baseline | None = None
+    trials: tuple[Trial, ...] = ()
+    additivity: float | None = None
 
     @property
     def plan(self) -> Plan:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
-from halfpint.checkpoints import open_checkpoint
-from halfpint.measuring.metrics import Quality
 from halfpint.pipeline import inspection, job
 from halfpint.pipeline.deciding import decide
 from halfpint.pipeline.demonstration import demonstrate
 from halfpint.pipeline.diagnosis import diagnose
-from halfpint.pipeline.measurement import gather, held_out_windows, measure_checkpoints
+from halfpint.pipeline.measurement import held_out_windows, measure_checkpoints
 from halfpint.pipeline.opening import open_model
-from halfpint.pipeline.options import Gate, MeasureOptions, QuantizeOptions
+from halfpint.pipeline.options import MeasureOptions, QuantizeOptions
 from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import (
     DemoResult,
@@ -22,10 +19,12 @@ from halfpint.pipeline.results import (
     Measurement,
     PlanResult,
     QuantizeResult,
-    Verdict,
     VerifyReport,
 )
+from halfpint.pipeline.searching import Found, best_within, smallest_passing
 from halfpint.pipeline.speaking import Chat, generate
+from halfpint.pipeline.trials import Workbench
+from halfpint.pipeline.verdicts import judge
 from halfpint.pipeline.verification import verify_checkpoint
 from halfpint.planning import plan_file
 
@@ -116,48 +115,32 @@ def quantize(
     started = time.monotonic()
     source = open_model(model)
     try:
-        planned = decide(source, options, progress)
-        # Whatever is wrong with text, tokenizer or family is found before the work, not after.
-        windows = None if options.measure is None else held_out_windows(source, options.measure)
-        gathered = gather(source, planned.plan, options.calibration)
-        written = job.quantize(source, Path(output), planned.plan, gathered, progress, options.fresh)
-        measurement = None
-        if windows is not None:
-            result = open_checkpoint(written.output)
-            try:
-                measurement = measure_checkpoints(result, source, windows, progress)
-            finally:
-                result.close()
+        found = _carry_out(Workbench.of(source, options, progress), Path(output))
     finally:
         source.close()
+    made, measurement = found.made, found.made.measurement
     verdict, reason = judge(options.gate, None if measurement is None else measurement.quality)
     return QuantizeResult(
-        planned=planned,
-        output=written.output,
-        tensors=written.tensors,
+        planned=made.planned,
+        output=made.written.output,
+        tensors=made.written.tensors,
         seconds=time.monotonic() - started,
         peak_memory_bytes=job.peak_memory_bytes(),
         verdict=verdict,
         verdict_reason=reason,
         measurement=measurement,
+        baseline=found.baseline,
+        trials=found.trials,
+        additivity=found.additivity,
     )
 
 
-def judge(gate: Gate, quality: Quality | None) -> tuple[Verdict, str]:
-    """Hold a quality against a gate; the reason says by how much, with the interval of doubt."""
-    if quality is None:
-        return "UNMEASURED", "written and read back; not compared with the original"
-    agreement = f"top-1 agreement {quality.top1_agreement:.2%} ± {_doubt(quality.top1_agreement_stderr, '.2%')}"
-    divergence = f"mean KL {quality.kl_mean:.5f} ± {_doubt(quality.kl_mean_stderr, '.5f')}"
-    if quality.top1_agreement < gate.keep:
-        return "FAIL", f"{agreement}, asked for {gate.keep:.2%}"
-    if quality.kl_mean > gate.max_kl:
-        return "FAIL", f"{divergence}, asked for {gate.max_kl:g} at most"
-    return "PASS", f"{agreement}, {divergence}"
-
-
-def _doubt(stderr: float, form: str) -> str:
-    return "unknown" if math.isnan(stderr) else format(stderr, form)
+def _carry_out(bench: Workbench, output: Path) -> Found:
+    if bench.options.searches:
+        return smallest_passing(bench, output)
+    if bench.options.budget.wanted:
+        return best_within(bench, output)
+    return Found(bench.make(decide(bench.source, bench.options, bench.progress), output))
 
 
 def measure(

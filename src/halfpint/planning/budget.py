@@ -62,7 +62,7 @@ class Group:
     choices: tuple[Choice, ...]
 
 
-def allocate(groups: Sequence[Group], budget_bytes: int) -> tuple[Choice, ...]:
+def allocate(groups: Sequence[Group], budget_bytes: int, exact: bool = True) -> tuple[Choice, ...]:
     """Choose for every group, so that the bytes fit and the costs add up to the least.
 
     Parameters
@@ -70,6 +70,8 @@ def allocate(groups: Sequence[Group], budget_bytes: int) -> tuple[Choice, ...]:
     groups : sequence of Group
         Negative costs count as 0, and a choice that costs no less than a smaller one is never taken.
     budget_bytes : int
+    exact : bool
+        Whether branch and bound may improve on prices, where the groups are few enough.
 
     Returns
     -------
@@ -88,10 +90,10 @@ def allocate(groups: Sequence[Group], budget_bytes: int) -> tuple[Choice, ...]:
             f"{budget_bytes:,} bytes are not enough: the smallest mixture of formats has {smallest:,} bytes"
         )
     answer = _by_price(useful, budget_bytes)
-    if sum(map(len, useful)) <= EXACT_CHOICES:
-        exact = _branch_and_bound(useful, budget_bytes)
-        if exact is not None and _cost(exact) < _cost(answer):
-            answer = exact
+    if exact and sum(map(len, useful)) <= EXACT_CHOICES:
+        best = _branch_and_bound(useful, budget_bytes)
+        if best is not None and _cost(best) < _cost(answer):
+            answer = best
     return tuple(answer)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.inspection import Inspection, TensorView
 from halfpint.pipeline.results import (
+    Baseline,
     DemoEntry,
     DemoResult,
     DoctorReport,
@@ -126,7 +127,14 @@ def quantized(result: QuantizeResult) -> Object:
         "verdict": result.verdict,
         "verdict_reason": result.verdict_reason,
         "quality": None if result.measurement is None else measurement(result.measurement),
+        "baseline": None if result.baseline is None else _baseline(result.baseline),
+        "trials": [quality(trial.quality) | {"bytes": trial.nbytes, "passed": trial.passed} for trial in result.trials],
+        "additivity": result.additivity,
     }
+
+
+def _baseline(found: Baseline) -> Object:
+    return quality(found.quality) | {"name": found.name, "bytes": found.nbytes, "kept": found.kept}
 
 
 def quality(found: Quality) -> Object:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from halfpint.pipeline.results import PlanResult, QuantizeResult
+from halfpint.pipeline.results import Baseline, PlanResult, QuantizeResult, Trial
 from halfpint.pipeline.writing import TensorOutcome
 from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.report.grouping import group
 from halfpint.report.layout import card, facts, heading, remark, table, text
-from halfpint.report.numbers import duration, percent, ratio, significant, size
+from halfpint.report.numbers import duration, percent, ratio, significant, size, with_error
 from halfpint.report.quality import ERROR_NOTE, quality_facts
 
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNMEASURED": "bold yellow"}
@@ -123,11 +123,42 @@ def quantize_card(result: QuantizeResult, name: str) -> Group:
     if found is not None:
         parts.append(facts(quality_facts(found.quality)))
         parts.append(remark(f"On {found.quality.tokens:,} held-out tokens. {ERROR_NOTE}"))
+    if result.baseline is not None:
+        parts.append(facts(_baseline(result.baseline, result)))
+    if result.trials:
+        parts += [heading("Sizes that were tried"), _trials(result.trials)]
     worst = sorted(result.tensors, key=lambda outcome: -outcome.relative_error)[:_WORST]
     if worst and worst[0].relative_error > 0:
         parts += [heading("Largest rounding errors"), _errors(worst)]
     parts += [verdict(result), facts(_next(result))]
     return card(*parts)
+
+
+def _baseline(baseline: Baseline, result: QuantizeResult) -> list[tuple[str, str, str]]:
+    told = "the better of the two, so that it was written" if baseline.kept else "the mixture is better"
+    rows = [
+        (
+            "uniform",
+            f"KL {with_error(baseline.quality.kl_mean, baseline.quality.kl_mean_stderr)}",
+            f"halfpint quantize {baseline.name}: {size(baseline.nbytes)}; {told}",
+        )
+    ]
+    if result.planned.kl_mean is not None:
+        rows.append(("forecast", f"KL {significant(result.planned.kl_mean, 2)}", "from the tensors one by one"))
+    return rows
+
+
+def _trials(trials: Sequence[Trial]) -> RenderableType:
+    rows = [
+        (
+            size(trial.nbytes),
+            with_error(trial.quality.kl_mean, trial.quality.kl_mean_stderr),
+            percent(trial.quality.top1_agreement, trial.quality.top1_agreement_stderr),
+            "pass" if trial.passed else "fail",
+        )
+        for trial in trials
+    ]
+    return table(("size", "KL divergence", "top-1 agreement", "<gate"), rows)
 
 
 def _cost(result: QuantizeResult) -> list[tuple[str, str]]:
