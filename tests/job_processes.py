@@ -14,13 +14,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from halfpint import kernels
 from halfpint.errors import HalfpintError
-from halfpint.pipeline import verbs
-from halfpint.pipeline.options import QuantizeOptions
+from halfpint.pipeline import job
+from halfpint.pipeline.deciding import decide
+from halfpint.pipeline.job import Written
+from halfpint.pipeline.measurement import gather
+from halfpint.pipeline.opening import open_model
+from halfpint.pipeline.options import CalibrationOptions, QuantizeOptions
+from halfpint.pipeline.progress import Progress
 
 
 def kill() -> None:
@@ -39,9 +45,23 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def options(container: str, *, calibrate: bool = False, **wish: Any) -> QuantizeOptions:
+def options(container: str, *, calibrate: bool = False, tokens: int = 0, **wish: Any) -> QuantizeOptions:
     """A job without the comparison at the end."""
-    return QuantizeOptions(container=container, calibrate=calibrate, measure=None, **wish)
+    text = CalibrationOptions(tokens=tokens)
+    return QuantizeOptions(container=container, calibrate=calibrate, calibration=text, measure=None, **wish)
+
+
+def carry_out(model: Path | str, output: Path | str, wish: Mapping[str, Any], at: Progress) -> Written:
+    """A job as `halfpint quantize` does it, but that the state of calibration is saved after every block."""
+    wanted = options(**wish)
+    source = open_model(model)
+    try:
+        plan = decide(source, wanted).plan
+        text = gather(source, plan, wanted.calibration)
+        text = None if text is None else replace(text, save_seconds=0.0)
+        return job.quantize(source, Path(output), plan, text, at, wanted.fresh)
+    finally:
+        source.close()
 
 
 class At:
@@ -100,7 +120,7 @@ def _carry_out(task: Mapping[str, Any]) -> int:
     kernels.set_thread_count(task["threads"])
     at = At(task["step"], _ACTIONS[task["action"]])
     try:
-        verbs.quantize(task["model"], task["output"], options(**task["wish"]), at)
+        carry_out(task["model"], task["output"], task["wish"], at)
     except HalfpintError as error:
         return error.exit_code
     return 0

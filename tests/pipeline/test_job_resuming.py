@@ -16,13 +16,17 @@ from halfpint.pipeline import verbs
 from halfpint.pipeline.journal import JOURNAL_NAME
 from halfpint.pipeline.options import QuantizeOptions
 from halfpint.pipeline.resuming import CONTINUING
-from job_processes import At, interrupt, options, runner
+from job_processes import At, carry_out, interrupt, options, runner
 
 DATA_FREE = [
     {"container": "gguf", "bits": 4},
     {"container": "compressed-tensors", "bits": 4},
 ]
-JOBS = DATA_FREE
+CALIBRATED = [
+    {"container": "gguf", "bits": 4, "calibrate": True, "tokens": 400},
+    {"container": "compressed-tensors", "bits": 4, "calibrate": True, "tokens": 400},
+]
+JOBS = [*DATA_FREE, *CALIBRATED]
 MOMENTS = 20
 
 
@@ -46,7 +50,7 @@ def whole(tiny, tmp_path_factory):
     for wish in JOBS:
         at = At()
         output = tmp_path_factory.mktemp("whole") / "out"
-        verbs.quantize(tiny, output, options(**wish), at)
+        carry_out(tiny, output, wish, at)
         made[json.dumps(wish)] = contents(output), at.calls
     return made
 
@@ -112,6 +116,38 @@ def test_a_full_disk_leaves_the_job_to_go_on_with(tiny, whole, run, tmp_path, wi
         assert hidden(output).exists() == (moment > 0)
     assert run(tiny, output, wish) == 0
     assert contents(output) == expected
+
+
+@pytest.mark.parametrize("wish", CALIBRATED, ids=str)
+@pytest.mark.parametrize("lost", ["nothing", "the state", "half of the state", "a weight before it"])
+def test_a_calibrated_job_goes_on_from_its_state_or_from_the_weights_alone(tiny, whole, tmp_path, wish, lost):
+    output = tmp_path / "out"
+    step = 18  # in the second of two blocks
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(tiny, output, wish, At(step, interrupt))
+    state = hidden(output) / "streams.state"
+    if lost == "the state":
+        state.unlink()
+    if lost == "half of the state":
+        state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    if lost == "a weight before it":
+        path, lost_name = hidden(output) / JOURNAL_NAME, b'{"name":"model.layers.0.mlp.up_proj.weight"'
+        kept = [line for line in path.read_bytes().splitlines(keepends=True) if lost_name not in line]
+        path.write_bytes(b"".join(kept))
+    at = At()
+    result = carry_out(tiny, output, wish, at)
+    assert result.continued == step - (lost == "a weight before it")
+    assert at.stages.count("quantize") == 21 - result.continued + 1
+    assert contents(output) == whole[json.dumps(wish)][0]
+    assert result.calibration.tokens_by_source
+
+
+def test_other_text_is_refused(tiny, tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(tiny, output, CALIBRATED[0], At(15, interrupt))
+    with pytest.raises(UsageError, match=r"settings calibration tokens was .* and is "):
+        carry_out(tiny, output, CALIBRATED[0] | {"tokens": 1000}, At())
 
 
 def test_an_interrupted_job_says_how_to_go_on_and_then_that_it_does(tiny, tmp_path):

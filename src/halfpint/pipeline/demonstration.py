@@ -15,6 +15,7 @@ from halfpint.formats.plain import F32
 from halfpint.measuring.comparison import Reading, compare, read, steps
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline import job
+from halfpint.pipeline.calibrating import Calibration
 from halfpint.pipeline.measurement import gather, held_out_windows
 from halfpint.pipeline.opening import DEMO, open_model
 from halfpint.pipeline.options import GenerateOptions, MeasureOptions
@@ -48,7 +49,7 @@ def demonstrate(progress: Progress = silent) -> DemoResult:
         plain = make_plan(source, CONTAINERS["gguf"], Wish(rules=(Rule("*", F32),)))
         windows = held_out_windows(source, MeasureOptions(tokens=TOKENS, window_tokens=256), KINDS)
         shrunk = make_plan(source, CONTAINERS["gguf"], Wish(bits=BITS[0], calibrate=True))
-        stage = _Stage(source, windows, read(source, windows), list(gather(source, shrunk)), progress)
+        stage = _Stage(source, windows, read(source, windows), gather(source, shrunk), progress)
         original = stage.entry("32-bit", source, plain.nbytes)
         with tempfile.TemporaryDirectory(prefix="halfpint-demo-") as folder:
             entries = [stage.quantized(bits, Path(folder)) for bits in BITS]
@@ -64,14 +65,14 @@ class _Stage:
     source: Checkpoint
     windows: Sequence[Window]
     reference: Reading
-    gathered: job.Gathered
+    calibration: Calibration | None
     progress: Progress
 
     def quantized(self, bits: int, folder: Path) -> DemoEntry:
         """Make one size in a folder, and describe it."""
         plan = make_plan(self.source, CONTAINERS["gguf"], Wish(bits=bits, calibrate=True))
         target = folder / f"{bits}-bit.gguf"
-        path = job.quantize(self.source, target, plan, self.gathered, self.progress).output
+        path = job.quantize(self.source, target, plan, self.calibration, self.progress).output
         result = open_checkpoint(path)
         try:
             return self.entry(f"{bits}-bit", result, result.weight_bytes)

@@ -7,35 +7,30 @@ journal, and the same job goes on from there, to the same bytes.
 from __future__ import annotations
 
 import resource
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halfpint import solvers
+from halfpint.calibration.streams import CalibrationReport
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint, Writer
 from halfpint.checkpoints.staging import Staging
 from halfpint.errors import NonFiniteError, ShapeError, UnsupportedError, UsageError, VerificationError
+from halfpint.pipeline.calibrating import Calibration, is_needed, solve_with_text
 from halfpint.pipeline.fingerprint import fingerprint
 from halfpint.pipeline.journal import JOURNAL_NAME, Journal
 from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.resuming import Finished, earlier, keep_sound
 from halfpint.pipeline.tokenizer_files import add_tokenizer_files
-from halfpint.pipeline.writing import TensorOutcome, reads_back, write_tensor
+from halfpint.pipeline.work import Work
+from halfpint.pipeline.writing import TensorOutcome, reads_back
 from halfpint.planning.planner import outputs_of
-from halfpint.plans import Plan, PlannedTensor
-from halfpint.solvers.statistics import Statistics
-
-Gathered = Iterable[Mapping[str, Statistics]]
-"""For each block in turn, what the inputs of its weights looked like."""
+from halfpint.plans import Plan
+from halfpint.solvers import needs_moments
 
 # Another run of the same job would meet these again, so nothing that it has written can be of use.
 _HOPELESS = (NonFiniteError, ShapeError, UnsupportedError, VerificationError)
-
-# A power cut loses at most what was written in this time; a killed process loses nothing that was finished.
-_SYNC_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +44,21 @@ class Written:
         In the plan's order.
     continued : int
         How many of them an earlier process had finished.
+    calibration : CalibrationReport or None
+        What the stream of text saw, of this process; None when there was nothing left to solve with text.
     """
 
     output: Path
     tensors: tuple[TensorOutcome, ...]
     continued: int = 0
+    calibration: CalibrationReport | None = None
 
 
 def quantize(
     source: Checkpoint,
     output: Path,
     plan: Plan,
-    gathered: Gathered = (),
+    calibration: Calibration | None = None,
     progress: Progress = silent,
     fresh: bool = False,
 ) -> Written:
@@ -74,8 +72,8 @@ def quantize(
         A file for GGUF, a folder otherwise. Appears only when it is whole.
     plan : Plan
         Of this source.
-    gathered : iterable of (Mapping of str to Statistics)
-        Block by block, what tensors saw whose solver needs it; nothing for a plan without such.
+    calibration : Calibration or None
+        The text for tensors whose solver looks at it; None for a plan without such.
     progress : Progress
     fresh : bool
         Whether what an earlier process has left of this output is removed; otherwise the job goes on with it.
@@ -95,17 +93,20 @@ def quantize(
         If what was written does not read back as what was meant.
     """
     refuse_target(source, output)
-    described = fingerprint(source, plan, {})
+    if calibration is None and is_needed(plan):
+        raise UsageError("the plan has solvers that look at text, and no text is given")
+    settings = {} if calibration is None else {"calibration": calibration.described()}
+    described = fingerprint(source, plan, settings)
     staging = Staging(output, keep=not fresh)
     try:
         finished = earlier(source, plan, staging, described, progress)
     except BaseException:
         staging.leave()
         raise
-    return _carry_out(_Job(source, plan, staging, progress), described, finished, gathered)
+    return _carry_out(_Job(source, plan, staging, progress), described, finished, calibration)
 
 
-def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, gathered: Gathered) -> Written:
+def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, calibration: Calibration | None) -> Written:
     """Do what is not finished; whatever ends this early, what can be of use is kept."""
     place: Staging | Writer = job.staging
     try:
@@ -114,10 +115,15 @@ def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, gath
         add_tokenizer_files(job.source, writer)
         keep_sound(job.source, job.staging, writer, finished, job.progress)
         continued = len(finished)
-        _write_all(job, writer, described, finished, gathered)
+        lines = Journal(job.staging.folder / JOURNAL_NAME, described, finished.values())
+        try:
+            work = Work(job.source, job.plan, job.staging, writer, lines, finished, job.progress)
+            report = _write_all(work, calibration)
+        finally:
+            lines.close()
         outcomes = [finished[tensor.name] for tensor in job.plan.tensors]
         verify_written(job.staging.path, job.plan, outcomes, job.progress)
-        return Written(writer.finish(), tuple(outcomes), continued)
+        return Written(writer.finish(), tuple(outcomes), continued, report)
     except _HOPELESS:
         place.abandon()
         raise
@@ -158,54 +164,20 @@ class _Job:
     staging: Staging
     progress: Progress
 
-    def nbytes(self, names: Iterable[str]) -> int:
-        """Bytes of tensors in the source: what progress is counted in."""
-        return sum(self.source.tensors[name].nbytes for name in names)
 
-    def total(self) -> int:
-        """The same of all that are planned."""
-        return self.nbytes(tensor.name for tensor in self.plan.tensors)
-
-
-def _write_all(job: _Job, writer: Writer, described: Mapping[str, Any], finished: Finished, gathered: Gathered) -> None:
-    """Write what is not finished yet, and note it in the journal."""
-    done, total = job.nbytes(finished), job.total()
-    synced = time.monotonic()
-    lines = Journal(job.staging.folder / JOURNAL_NAME, described, finished.values())
-    try:
-        for tensor, statistics in _wanted(job.plan, finished, gathered):
-            job.progress("quantize", done, total, tensor.name)
-            outcome = write_tensor(job.source, writer, tensor, statistics)
-            lines.add(outcome)
-            finished[tensor.name] = outcome
-            done += job.nbytes([tensor.name])
-            if time.monotonic() - synced > _SYNC_SECONDS:
-                job.staging.sync()
-                synced = time.monotonic()
-    finally:
-        lines.close()
-    job.progress("quantize", total, total, "")
-
-
-def _wanted(
-    plan: Plan, finished: Mapping[str, TensorOutcome], gathered: Gathered
-) -> Iterator[tuple[PlannedTensor, Statistics | None]]:
-    """First what needs no text, then block by block what does."""
-    missing = {tensor.name: tensor for tensor in plan.tensors if tensor.name not in finished}
-    calibrated = {name for name, tensor in missing.items() if solvers.needs_moments(tensor.solver)}
-    for name, tensor in missing.items():
-        if name not in calibrated:
-            yield tensor, None
-    for block in gathered if calibrated else ():
-        for name in block:
-            if name in calibrated:
-                calibrated.remove(name)
-                yield missing[name], block[name]
-    if calibrated:
-        raise UnsupportedError(
-            f"the calibration text never reached {min(calibrated)} (an expert that no token is routed to?); "
-            "give more text, or leave --calibrate out"
-        )
+def _write_all(work: Work, calibration: Calibration | None) -> CalibrationReport | None:
+    """Write what is not finished; where text is looked at, vectors first, because a NaN among them is soon found."""
+    missing = [tensor for tensor in work.plan.tensors if tensor.name not in work.finished]
+    report = None
+    if calibration is not None and any(needs_moments(tensor.solver) for tensor in missing):
+        for tensor in missing:
+            if len(tensor.shape) != 2:
+                work.write(tensor)
+        report = solve_with_text(work, calibration)
+    for tensor in missing:
+        work.write(tensor)
+    work.end()
+    return report
 
 
 def verify_written(path: Path, plan: Plan, outcomes: list[TensorOutcome], progress: Progress = silent) -> None:

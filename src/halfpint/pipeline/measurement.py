@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from halfpint.calibration.stream import stream_moments
 from halfpint.calibration.text import Render, TextSource, Window, bundled, cut, plain_conversation, read_files
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.measuring.comparison import Reading, compare, known_config, read, steps
 from halfpint.measuring.text import held_out
+from halfpint.pipeline.calibrating import Calibration, is_needed
 from halfpint.pipeline.options import CalibrationOptions, MeasureOptions
 from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import Measurement
 from halfpint.plans import Plan
-from halfpint.solvers import needs_moments
-from halfpint.solvers.statistics import Statistics
 from halfpint.tokenization import Tokenizer, load_tokenizer
 
 # Without --tokens, as many as these operations allow on both models, which is minutes on a laptop, and never so few
@@ -99,14 +97,9 @@ def reads_text(checkpoint: Checkpoint) -> bool:
     return True
 
 
-def gather(
-    checkpoint: Checkpoint, plan: Plan, options: CalibrationOptions = _BUNDLED
-) -> Iterator[Mapping[str, Statistics]]:
-    """Show a model the calibration text, and give block by block what the weights of a plan see of it."""
-    wanted = frozenset(tensor.name for tensor in plan.tensors if needs_moments(tensor.solver))
-    if not wanted:
-        return iter(())
-    return stream_moments(checkpoint, calibration_windows(checkpoint, options), wanted)
+def gather(checkpoint: Checkpoint, plan: Plan, options: CalibrationOptions = _BUNDLED) -> Calibration | None:
+    """The calibration text for a plan, in tokens of the model; None when none of its solvers looks at text."""
+    return Calibration(calibration_windows(checkpoint, options)) if is_needed(plan) else None
 
 
 def calibration_windows(checkpoint: Checkpoint, options: CalibrationOptions, tokens: int = 0) -> list[Window]:
