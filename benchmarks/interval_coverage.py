@@ -86,7 +86,7 @@ def rows(metric: str, texts: list[Scored], draws: int, seed: int) -> Iterator[di
                 numbers = np.repeat(np.arange(count), chosen.shape[1])
                 estimate = clustered_mean(chosen.reshape(-1), numbers)
                 held += abs(estimate.mean - float(stretch.mean())) <= 1.96 * estimate.stderr
-                widths.append(1.96 * estimate.stderr / estimate.mean)
+                widths.append(1.96 * estimate.stderr / abs(estimate.mean))
             yield {
                 "metric": metric,
                 "way": way,
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("candidate", type=Path)
     parser.add_argument("--text", nargs="+", required=True, type=Path, help="long texts that neither has seen")
     parser.add_argument("--tokens", type=int, default=150_000)
+    parser.add_argument("--window-tokens", type=int, default=512)
     parser.add_argument("--draws", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scores", type=Path, help="where the scores are kept, or found from an earlier run (.npz)")
@@ -119,6 +120,10 @@ def main() -> None:
             measured.append(row)
             print(reporting.line(row, FORMS), flush=True)
     reporting.save(arguments.json, measured)
+    if not measured:
+        raise SystemExit(
+            f"no text has {MORE * SAMPLE_WINDOWS[0]} windows: give longer text, or smaller --window-tokens"
+        )
 
 
 def scores(arguments: argparse.Namespace) -> dict[str, list[Scored]]:
@@ -130,7 +135,7 @@ def scores(arguments: argparse.Namespace) -> dict[str, list[Scored]]:
             metric, _, source = name.partition(" ")
             metrics.setdefault(metric, []).append(Scored(source, kept[name]))
         return metrics
-    yardstick = Yardstick(arguments.model, arguments.text, arguments.tokens)
+    yardstick = Yardstick(arguments.model, arguments.text, arguments.tokens, arguments.window_tokens)
     score = yardstick.score(arguments.candidate)
     sources = [window.source for window in yardstick.windows]
     metrics = {

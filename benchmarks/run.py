@@ -25,15 +25,16 @@ def commands(models: list[str], scratch: Path) -> dict[str, list[str]]:
     """Name of a benchmark -> its script and short settings."""
     candidate = scratch / "demo-q4_k.gguf"
     story = ["--text", *map(str, sorted((HERE.parent / "src/halfpint/measuring/data").glob("*.txt")))]
+    words = ("--tokens", "30000", "--window-tokens", "64")
     return {
         "quality": ["quality_against_peers.py", *models, "--types", "Q4_K", "Q4_0", "--settings", "pure", *SHORT],
-        "gptq": ["gptq_peers.py", *models, "--bits", "4", *SHORT],
+        "gptq": ["gptq_peers.py", *models, "--bits", "4", "--peers", "llm-compressor GPTQ", *SHORT],
         "ablation": ["ablation.py", *models, "--formats", "q4_0", "--seeds", "2", *SHORT],
         "size": [
             *("size_against_kl.py", *models, "--llama", "Q3_K_M", "Q4_K_M", "Q6_K", "--formats", "q4_k"),
             *("--budgets", "4", "5", "--auto-round", "--output", str(scratch / "size"), *SHORT),
         ],
-        "coverage": ["interval_coverage.py", "demo", str(candidate), *story, "--tokens", "40000"],
+        "coverage": ["interval_coverage.py", "demo", str(candidate), *story, *words],
         "scales": ["scale_search.py", "--groups", "16"],
     }
 

@@ -53,11 +53,14 @@ class Score:
 class Yardstick:
     """An original model that has read some held-out text; candidates are held against it."""
 
-    def __init__(self, model: str | Path, texts: Sequence[Path] = (), tokens: int = 0) -> None:
+    def __init__(
+        self, model: str | Path, texts: Sequence[Path] = (), tokens: int = 0, window_tokens: int = 512
+    ) -> None:
         self.model = model
         checkpoint = halfpint.open_model(model)
         try:
-            self.windows: list[Window] = held_out_windows(checkpoint, MeasureOptions(texts=texts, tokens=tokens))
+            options = MeasureOptions(texts=texts, tokens=tokens, window_tokens=window_tokens)
+            self.windows: list[Window] = held_out_windows(checkpoint, options)
             self._reading: Reading = read(checkpoint, self.windows)
         finally:
             checkpoint.close()
