@@ -100,7 +100,7 @@ def calibration(function: Command) -> Command:
             "--calibration-tokens",
             type=click.IntRange(min=1),
             metavar="N",
-            help="About so many tokens to calibrate on. [default: 8192]",
+            help="About so many tokens to calibrate on. [default: by the model, 8192 to 65536]",
         ),
         click.option(
             "--seed",

@@ -18,7 +18,7 @@ from halfpint.pipeline import job
 from halfpint.pipeline.calibrating import Calibration
 from halfpint.pipeline.measurement import gather, held_out_windows
 from halfpint.pipeline.opening import DEMO, open_model
-from halfpint.pipeline.options import GenerateOptions, MeasureOptions
+from halfpint.pipeline.options import CalibrationOptions, GenerateOptions, MeasureOptions
 from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import DemoEntry, DemoResult
 from halfpint.pipeline.speaking import Speaker
@@ -29,6 +29,8 @@ PROMPT = "The old house stood at the end of the lane, and"
 BITS = (8, 4, 2)
 # The embedded model has read novels and nothing else: only such text says anything of it.
 KINDS = frozenset({"prose.txt", "dialogue.txt"})
+# Fewer than a job of its own would take, for the sake of who waits.
+CALIBRATION_TOKENS = 16_384
 # Enough for error bars that tell the sizes apart, few enough to wait for.
 TOKENS = 6144
 # The same seed for all, so that the texts part only where the weights do.
@@ -49,7 +51,8 @@ def demonstrate(progress: Progress = silent) -> DemoResult:
         plain = make_plan(source, CONTAINERS["gguf"], Wish(rules=(Rule("*", F32),)))
         windows = held_out_windows(source, MeasureOptions(tokens=TOKENS, window_tokens=256), KINDS)
         shrunk = make_plan(source, CONTAINERS["gguf"], Wish(bits=BITS[0], calibrate=True))
-        stage = _Stage(source, windows, read(source, windows), gather(source, shrunk), progress)
+        text = gather(source, shrunk, CalibrationOptions(tokens=CALIBRATION_TOKENS))
+        stage = _Stage(source, windows, read(source, windows), text, progress)
         original = stage.entry("32-bit", source, plain.nbytes)
         with tempfile.TemporaryDirectory(prefix="halfpint-demo-") as folder:
             entries = [stage.quantized(bits, Path(folder)) for bits in BITS]

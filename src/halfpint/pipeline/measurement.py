@@ -25,8 +25,13 @@ _OPERATIONS = 3e13
 _FEWEST_TOKENS = 2048
 _MOST_TOKENS = 1_000_000
 
-# A few tokens per column of the widest weight that calibration is done for by default.
-_CALIBRATION_TOKENS = 8192
+# Second moments have as many unknowns as the widest weight has columns, squared: with 64 tokens for each column small
+# models lose half of what they lose with 10. Large ones would take hours.
+_TOKENS_PER_COLUMN = 64
+_FEWEST_CALIBRATION_TOKENS = 8192
+_MOST_CALIBRATION_TOKENS = 65_536
+_MOST_IN_LARGE_MODELS = 32_768
+_LARGE_PARAMETERS = 100_000_000
 _CALIBRATION_WINDOW = 256
 _BUNDLED = CalibrationOptions()
 
@@ -108,9 +113,18 @@ def calibration_windows(checkpoint: Checkpoint, options: CalibrationOptions, tok
     tokenizer = load_tokenizer(checkpoint)
     render = conversation_renderer(tokenizer)
     sources = read_files(options.texts, render) if options.texts else bundled(render)
-    limit = tokens or options.tokens or _CALIBRATION_TOKENS
+    limit = tokens or options.tokens or calibration_tokens(checkpoint)
     begun = [_begun(source, options.seed) for source in sources]
     return cut(tokenizer, begun, min(_CALIBRATION_WINDOW, config.max_positions), limit)
+
+
+def calibration_tokens(checkpoint: Checkpoint) -> int:
+    """How many tokens to calibrate on when nobody says: by the widest weight and the model's size."""
+    matrices = [spec for spec in checkpoint.tensors.values() if len(spec.shape) == 2]
+    widest = max((spec.shape[1] for spec in matrices), default=0)
+    large = sum(spec.parameters for spec in checkpoint.tensors.values()) > _LARGE_PARAMETERS
+    most = _MOST_IN_LARGE_MODELS if large else _MOST_CALIBRATION_TOKENS
+    return min(most, max(_FEWEST_CALIBRATION_TOKENS, _TOKENS_PER_COLUMN * widest))
 
 
 def _begun(source: TextSource, seed: int) -> TextSource:

@@ -13,8 +13,8 @@ from halfpint.planning.engines import ENGINES
 from halfpint.planning.planner import Wish
 from halfpint.plans import Rule
 
-CALIBRATED_PARAMETERS = 100_000_000
-"""Models up to this size are calibrated unless it is refused: it takes them seconds."""
+CALIBRATED_PARAMETERS = 1_500_000_000
+"""Models up to this size are calibrated unless it is refused: it takes the largest of them an hour on two cores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +112,8 @@ class CalibrationOptions:
     texts : sequence of Path
         The user's own; empty for the bundled one.
     tokens : int
-        About so many tokens (whole windows); 0 takes 8192.
+        About so many tokens (whole windows); 0 takes 64 for each column of the widest weight, from 8192 to 65536 (32768
+        for models of more than 100 million parameters).
     seed : int
         Where in each text to begin; 0 is the beginning.
     """
@@ -144,7 +145,7 @@ class QuantizeOptions:
         The engine that must be able to load the result, checked before the work; empty for any.
     calibrate : bool or None
         Whether linear weights are solved with error feedback, on the bundled calibration text. None does it where
-        it takes seconds: models of a known family with at most `CALIBRATED_PARAMETERS`.
+        it takes an hour at most: models of a known family with at most `CALIBRATED_PARAMETERS`.
     gate : Gate
         Without `bits`, `format`, `budget` and `plan_file`: what the smallest file is searched for that keeps it.
     measure : MeasureOptions or None

@@ -114,9 +114,10 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool 
             continue
         choice = _choose(spec, roles.get(spec.name), preset, wish)
         fitted = _fit(spec, choice, container)
-        _check_solver(fitted, roles.get(spec.name))
-        wished = wish.calibrate and not choice.solver
-        planned.append(_calibrated(fitted, roles.get(spec.name)) if wished else fitted)
+        sees_inputs = _sees_inputs(roles.get(spec.name), tied)
+        _check_solver(fitted, sees_inputs)
+        wished = wish.calibrate and not choice.solver and sees_inputs
+        planned.append(_calibrated(fitted) if wished else fitted)
     parameters = sum(tensor_parameters(tensor) for tensor in planned)
     nbytes = container.size(source, outputs_of(planned, source)) if exact else sum(t.nbytes for t in planned)
     return Plan(container.name, tuple(planned), tuple(dropped), nbytes, parameters)
@@ -243,21 +244,26 @@ def _fit(spec: TensorSpec, choice: _Choice, container: Container) -> PlannedTens
     raise UnsupportedError(f"{spec.name}: {note}")
 
 
-def _check_solver(tensor: PlannedTensor, role: Role | None) -> None:
+def _sees_inputs(role: Role | None, tied: bool) -> bool:
+    """Whether vectors are multiplied with a tensor of this role, so that its solver can look at them."""
+    return role in LINEAR_ROLES or role is Role.HEAD or (tied and role is Role.EMBEDDING)
+
+
+def _check_solver(tensor: PlannedTensor, sees_inputs: bool) -> None:
     """Refuse a solver that a plan file names and that cannot fill this tensor."""
     if tensor.solver == "copy" or not needs_moments(tensor.solver):
         return
-    if role not in LINEAR_ROLES or tensor.format is None or not feedback.supports(tensor.format):
+    if not sees_inputs or tensor.format is None or not feedback.supports(tensor.format):
         name = "copies" if tensor.format is None else tensor.format.name
         raise UnsupportedError(
-            f"{tensor.name}: the solver {tensor.solver!r} is for linear layers of known families, and not for {name} "
-            "here; write nearest"
+            f"{tensor.name}: the solver {tensor.solver!r} is for linear layers and heads of known families, and not "
+            f"for {name} here; write nearest"
         )
 
 
-def _calibrated(tensor: PlannedTensor, role: Role | None) -> PlannedTensor:
-    """Let error feedback solve a linear weight of a block, if its format allows it."""
-    if tensor.solver == "nearest" and role in LINEAR_ROLES and tensor.format and feedback.supports(tensor.format):
+def _calibrated(tensor: PlannedTensor) -> PlannedTensor:
+    """Let error feedback solve a weight, if its format allows it."""
+    if tensor.solver == "nearest" and tensor.format and feedback.supports(tensor.format):
         return replace(tensor, solver="feedback")
     return tensor
 
