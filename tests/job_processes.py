@@ -22,7 +22,7 @@ from halfpint import kernels
 from halfpint.errors import HalfpintError
 from halfpint.pipeline import job
 from halfpint.pipeline.deciding import decide
-from halfpint.pipeline.job import Written
+from halfpint.pipeline.job import Manner, Written
 from halfpint.pipeline.measurement import gather
 from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import CalibrationOptions, QuantizeOptions
@@ -59,7 +59,7 @@ def carry_out(model: Path | str, output: Path | str, wish: Mapping[str, Any], at
         plan = decide(source, wanted).plan
         text = gather(source, plan, wanted.calibration)
         text = None if text is None else replace(text, save_seconds=0.0)
-        return job.quantize(source, Path(output), plan, text, at, wanted.fresh)
+        return job.quantize(source, Path(output), plan, text, at, Manner(wanted.fresh))
     finally:
         source.close()
 

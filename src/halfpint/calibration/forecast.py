@@ -35,10 +35,16 @@ def activation_bytes(config: ModelConfig, tokens: int) -> int:
     return _FLOAT_BYTES * tokens * (_STREAMS * hidden + widest + mixture)
 
 
-def working_bytes(config: ModelConfig) -> int:
+def working_bytes(config: ModelConfig, *, head: bool = True) -> int:
     """Bytes that calibration needs in memory beside activations: weights as float32, sums, and one batch on its way.
 
     The solver's own working memory is not in it.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    head : bool
+        Whether a head that is not the embedding is wanted; otherwise nobody looks at its input.
     """
     shapes = {tensor.role: tensor.shape for tensor in FAMILIES[config.family].tensors(config) if len(tensor.shape) == 2}
     groups = (
@@ -54,7 +60,7 @@ def working_bytes(config: ModelConfig) -> int:
     )
     weights, sums = 0, 0
     for group in groups:
-        present = [shapes[role] for role in group if role in shapes]
+        present = [shapes[role] for role in group if role in shapes and (head or role is not Role.HEAD)]
         if not present:
             continue
         columns = present[0][1]

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from halfpint.checkpoints import CONTAINERS
 from halfpint.checkpoints.checkpoint import Checkpoint, Container
-from halfpint.errors import RoomError, UnsupportedError, UsageError
+from halfpint.errors import UnsupportedError, UsageError
 from halfpint.families import find
 from halfpint.measuring.comparison import known_config
-from halfpint.pipeline.measurement import reads_text
+from halfpint.pipeline.forecasting import limits_within, peak_bytes
+from halfpint.pipeline.measurement import calibration_tokens, reads_text
 from halfpint.pipeline.options import CALIBRATED_PARAMETERS, QuantizeOptions
 from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import PlanResult
 from halfpint.pipeline.sensing import sense
-from halfpint.pipeline.slicing import SLICE_WEIGHTS
 from halfpint.planning import engines, plan_file
 from halfpint.planning.budget import Group
 from halfpint.planning.candidates import CostOf, candidates, plan_within
@@ -23,10 +23,7 @@ from halfpint.planning.planner import Wish, make_plan, model_parameters
 from halfpint.planning.sensitivity import assumed_costs, measured_costs
 from halfpint.plans import Plan
 
-# Forecasts: what the interpreter and its libraries hold, the arrays of float32 size that a slice goes through, and
-# the weights a second that one thread of a laptop reads, solves, writes and reads back.
-_RESTING_BYTES = 150_000_000
-_ARRAYS_PER_SLICE = 6
+# What one thread of a laptop reads, solves, writes and reads back in a second.
 _WEIGHTS_PER_SECOND = 20_000_000
 
 
@@ -177,18 +174,18 @@ def forecast(
     if options.engine in refusals:
         raise UnsupportedError(f"{options.engine} cannot load this: {refusals[options.engine]}")
     weights = sum(spec.parameters for spec in checkpoint.tensors.values())
-    peak = _RESTING_BYTES + _ARRAYS_PER_SLICE * 4 * min(weights, SLICE_WEIGHTS)
-    if options.max_memory_bytes and peak > options.max_memory_bytes:
-        raise RoomError(f"--max-ram {options.max_memory_bytes:,}: the job needs about {peak:,} bytes of memory")
+    tokens = options.calibration.tokens or calibration_tokens(checkpoint)
+    limits = limits_within(checkpoint, made, tokens, options.max_memory_bytes)
     return PlanResult(
         plan=made,
         original_bytes=checkpoint.weight_bytes,
         engines=engines.loaders(made, checkpoint.config),
         refusals=refusals,
-        peak_memory_bytes=peak,
+        peak_memory_bytes=peak_bytes(checkpoint, made, tokens, limits),
         seconds=weights / _WEIGHTS_PER_SECOND,
         kl_mean=market.cost(made) if market is not None and market.measured else None,
         memory=memory,
+        limits=limits,
     )
 
 

@@ -22,6 +22,7 @@ from halfpint.pipeline.fingerprint import fingerprint
 from halfpint.pipeline.journal import JOURNAL_NAME, Journal
 from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.resuming import Finished, earlier, keep_sound
+from halfpint.pipeline.slicing import SLICE_WEIGHTS
 from halfpint.pipeline.tokenizer_files import add_tokenizer_files
 from halfpint.pipeline.work import Work
 from halfpint.pipeline.writing import TensorOutcome, reads_back
@@ -54,13 +55,29 @@ class Written:
     calibration: CalibrationReport | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a job is carried out; it decides nothing about the output.
+
+    Attributes
+    ----------
+    fresh : bool
+        Whether what an earlier process has left of the output is removed; otherwise the job goes on with it.
+    slice_weights : int
+        Weights that are worked on at a time, where rows are solved apart.
+    """
+
+    fresh: bool = False
+    slice_weights: int = SLICE_WEIGHTS
+
+
 def quantize(
     source: Checkpoint,
     output: Path,
     plan: Plan,
     calibration: Calibration | None = None,
     progress: Progress = silent,
-    fresh: bool = False,
+    manner: Manner = Manner(),
 ) -> Written:
     """Carry out a plan, and read the result back.
 
@@ -75,8 +92,7 @@ def quantize(
     calibration : Calibration or None
         The text for tensors whose solver looks at it; None for a plan without such.
     progress : Progress
-    fresh : bool
-        Whether what an earlier process has left of this output is removed; otherwise the job goes on with it.
+    manner : Manner
 
     Returns
     -------
@@ -86,7 +102,7 @@ def quantize(
     ------
     UsageError
         If the output touches the source, exists, is being written by another process, or an unfinished job of
-        another kind is there and `fresh` is not given.
+        another kind is there and the manner is not `fresh`.
     NonFiniteError
         If a weight is NaN or infinite: tensor and index are named.
     VerificationError
@@ -97,13 +113,13 @@ def quantize(
         raise UsageError("the plan has solvers that look at text, and no text is given")
     settings = {} if calibration is None else {"calibration": calibration.described()}
     described = fingerprint(source, plan, settings)
-    staging = Staging(output, keep=not fresh)
+    staging = Staging(output, keep=not manner.fresh)
     try:
         finished = earlier(source, plan, staging, described, progress)
     except BaseException:
         staging.leave()
         raise
-    return _carry_out(_Job(source, plan, staging, progress), described, finished, calibration)
+    return _carry_out(_Job(source, plan, staging, progress, manner.slice_weights), described, finished, calibration)
 
 
 def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, calibration: Calibration | None) -> Written:
@@ -117,7 +133,7 @@ def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, cali
         continued = len(finished)
         lines = Journal(job.staging.folder / JOURNAL_NAME, described, finished.values())
         try:
-            work = Work(job.source, job.plan, job.staging, writer, lines, finished, job.progress)
+            work = Work(job.source, job.plan, job.staging, writer, lines, finished, job.progress, job.slice_weights)
             report = _write_all(work, calibration)
         finally:
             lines.close()
@@ -163,6 +179,7 @@ class _Job:
     plan: Plan
     staging: Staging
     progress: Progress
+    slice_weights: int
 
 
 def _write_all(work: Work, calibration: Calibration | None) -> CalibrationReport | None:

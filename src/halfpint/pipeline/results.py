@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from halfpint.measuring.metrics import Quality
+from halfpint.pipeline.forecasting import Limits
 from halfpint.pipeline.writing import TensorOutcome
 from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan
@@ -36,6 +37,8 @@ class PlanResult:
         Forecast of the mean KL divergence in nats; None when nothing of the model was measured.
     memory : MemoryNeed or None
         How the memory of the machine is divided, when that was the budget.
+    limits : Limits
+        How the job divides its memory to stay below `peak_memory_bytes`.
     """
 
     plan: Plan
@@ -46,6 +49,7 @@ class PlanResult:
     seconds: float
     kl_mean: float | None = None
     memory: MemoryNeed | None = None
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ SLICE_WEIGHTS = 8_000_000
 ROW_STEP = 256
 
 
-def row_slices(shape: tuple[int, ...], *formats: Format | None) -> Iterator[tuple[int, int]]:
+def row_slices(
+    shape: tuple[int, ...], *formats: Format | None, slice_weights: int = SLICE_WEIGHTS
+) -> Iterator[tuple[int, int]]:
     """Row ranges [start, end) that cover a tensor in order.
 
     Parameters
@@ -20,6 +22,8 @@ def row_slices(shape: tuple[int, ...], *formats: Format | None) -> Iterator[tupl
     shape : tuple of int
     formats : Format or None
         Of source and target: when one of them codes the tensor as a whole, there is one slice.
+    slice_weights : int
+        About so many weights in a slice, and never fewer than `ROW_STEP` rows.
     """
     if not shape:
         yield 0, 1
@@ -28,7 +32,7 @@ def row_slices(shape: tuple[int, ...], *formats: Format | None) -> Iterator[tupl
     row_weights = 1
     for length in shape[1:]:
         row_weights *= length
-    step = max(ROW_STEP, SLICE_WEIGHTS // max(row_weights, 1) // ROW_STEP * ROW_STEP)
+    step = max(ROW_STEP, slice_weights // max(row_weights, 1) // ROW_STEP * ROW_STEP)
     if len(shape) == 1 or any(fmt is not None and fmt.row_multiple == 0 for fmt in formats):
         step = max(rows, 1)
     for start in range(0, rows, step):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from halfpint.calibration.text import Window
@@ -11,7 +11,7 @@ from halfpint.checkpoints import open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.measuring.comparison import Reading, read
 from halfpint.pipeline import job
-from halfpint.pipeline.job import Written
+from halfpint.pipeline.job import Manner, Written
 from halfpint.pipeline.measurement import gather, held_out_windows, measure_checkpoints
 from halfpint.pipeline.options import QuantizeOptions
 from halfpint.pipeline.progress import Progress
@@ -70,7 +70,11 @@ class Workbench:
             Whether more files will be compared: what the original made of the text is then kept.
         """
         gathered = gather(self.source, planned.plan, self.options.calibration)
-        written = job.quantize(self.source, output, planned.plan, gathered, self.progress, self.options.fresh)
+        if gathered is not None:
+            stream = replace(gathered.stream, max_activation_bytes=planned.limits.activation_bytes)
+            gathered = replace(gathered, stream=stream)
+        manner = Manner(self.options.fresh, planned.limits.slice_weights)
+        written = job.quantize(self.source, output, planned.plan, gathered, self.progress, manner)
         return Made(planned, written, self._measured(written.output, again))
 
     def _measured(self, path: Path, again: bool) -> Measurement | None:

@@ -10,6 +10,7 @@ from halfpint.checkpoints.staging import Staging
 from halfpint.pipeline.journal import Journal
 from halfpint.pipeline.progress import Progress
 from halfpint.pipeline.resuming import Finished
+from halfpint.pipeline.slicing import SLICE_WEIGHTS
 from halfpint.pipeline.writing import write_tensor
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.solvers.statistics import Statistics
@@ -36,6 +37,8 @@ class Work:
         Added to.
     progress : Progress
         Told in bytes of the source.
+    slice_weights : int
+        Weights that are worked on at a time.
     """
 
     source: Checkpoint
@@ -45,6 +48,7 @@ class Work:
     journal: Journal
     finished: Finished
     progress: Progress
+    slice_weights: int = SLICE_WEIGHTS
     _synced: float = field(default_factory=time.monotonic)
     _done: int = field(init=False)
     _total: int = field(init=False)
@@ -59,7 +63,7 @@ class Work:
         if tensor.name in self.finished:
             return
         self.progress("quantize", self._done, self._total, tensor.name)
-        outcome = write_tensor(self.source, self.writer, tensor, statistics)
+        outcome = write_tensor(self.source, self.writer, tensor, statistics, self.slice_weights)
         self.journal.add(outcome)
         self.finished[tensor.name] = outcome
         self._done += self.source.tensors[tensor.name].nbytes

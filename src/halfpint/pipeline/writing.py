@@ -15,7 +15,7 @@ from halfpint.checkpoints.checkpoint import Checkpoint, Writer
 from halfpint.errors import HalfpintError, UnsupportedError, VerificationError
 from halfpint.formats import check_finite
 from halfpint.formats.plain import F16, Plain
-from halfpint.pipeline.slicing import row_slices
+from halfpint.pipeline.slicing import SLICE_WEIGHTS, row_slices
 from halfpint.plans import PlannedTensor
 from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
@@ -69,9 +69,13 @@ class _Account:
 
 
 def write_tensor(
-    source: Checkpoint, writer: Writer, tensor: PlannedTensor, statistics: Statistics | None
+    source: Checkpoint,
+    writer: Writer,
+    tensor: PlannedTensor,
+    statistics: Statistics | None,
+    slice_weights: int = SLICE_WEIGHTS,
 ) -> TensorOutcome:
-    """Solve and write one tensor.
+    """Solve and write one tensor, about `slice_weights` of it at a time where its solver allows.
 
     Raises
     ------
@@ -79,19 +83,22 @@ def write_tensor(
         Whatever goes wrong, with the tensor's name in front.
     """
     try:
-        return _write(source, writer, tensor, statistics)
+        return _write(source, writer, tensor, statistics, slice_weights)
     except HalfpintError as error:
         raise type(error)(f"{tensor.name}: {error}") from error
 
 
-def _write(source: Checkpoint, writer: Writer, planned: PlannedTensor, statistics: Statistics | None) -> TensorOutcome:
+def _write(
+    source: Checkpoint, writer: Writer, planned: PlannedTensor, statistics: Statistics | None, slice_weights: int
+) -> TensorOutcome:
     started, tensor = time.monotonic(), planned
     account, content = _Account(), hashlib.sha256()
     spec = source.tensors[tensor.name]
     if statistics is None and solvers.needs_moments(tensor.solver):
         tensor, account.note = replace(tensor, solver="nearest"), _UNSEEN
     row_wise = tensor.solver == "copy" or solvers.by_name(tensor.solver).row_wise
-    rows = row_slices(tensor.shape, tensor.format, spec.format) if row_wise else [(0, tensor.shape[0])]
+    sliced = row_slices(tensor.shape, tensor.format, spec.format, slice_weights=slice_weights)
+    rows = sliced if row_wise else [(0, tensor.shape[0])]
     for start, end in rows:
         value = source.read(tensor.name, start, end)
         for data in _part_bytes(value):

@@ -1,0 +1,131 @@
+"""How much memory a job will take at most, and how to make it take less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from halfpint.calibration.forecast import activation_bytes, working_bytes
+from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.errors import RoomError
+from halfpint.families import ModelConfig, Role, read_config
+from halfpint.pipeline.calibrating import is_needed
+from halfpint.pipeline.slicing import SLICE_WEIGHTS, row_slices
+from halfpint.planning.planner import roles_of
+from halfpint.plans import Plan, PlannedTensor
+from halfpint.solvers import SOLVERS, needs_moments
+
+# The interpreter, NumPy and the tables of formats (88 MiB were measured), headers and a tokenizer.
+_RESTING_BYTES = 105_000_000
+# Of a slice, for each weight: bytes of the source, float32 of it and of what is decoded, their difference, the codes,
+# and what an encoder holds on the way. 19 were measured.
+_BYTES_PER_WEIGHT = 20
+# A copy is read and written; the sums over it need no more memory.
+_COPIES = 2
+# A solver factors second moments of K columns in float64 (4 arrays of them), and has 4 arrays of the weight's size.
+_SQUARES, _SQUARE_ITEM, _WEIGHTS, _WEIGHT_ITEM = 4, 8, 4, 4
+_ACTIVATION_BYTES = 2**30
+_FEWEST_SLICE_WEIGHTS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How a job divides its memory.
+
+    Attributes
+    ----------
+    slice_weights : int
+        Weights that are worked on at a time, where rows are solved apart.
+    activation_bytes : int
+        Activations that wait in memory; more wait on disk.
+    """
+
+    slice_weights: int = SLICE_WEIGHTS
+    activation_bytes: int = _ACTIVATION_BYTES
+
+
+def limits_within(source: Checkpoint, plan: Plan, tokens: int, most_bytes: int) -> Limits:
+    """Divide memory so that a job stays below a limit.
+
+    Parameters
+    ----------
+    source : Checkpoint
+    plan : Plan
+    tokens : int
+        Of the calibration text.
+    most_bytes : int
+        0 for no limit.
+
+    Returns
+    -------
+    Limits
+        The usual ones where they fit, else smaller ones: the result is the same, more slowly.
+
+    Raises
+    ------
+    RoomError
+        If the job needs more however it is divided; the message says how much.
+    """
+    limits = Limits()
+    if not most_bytes or peak_bytes(source, plan, tokens, limits) <= most_bytes:
+        return limits
+    least = peak_bytes(source, plan, tokens, Limits(_FEWEST_SLICE_WEIGHTS, 0))
+    if least > most_bytes:
+        raise RoomError(
+            f"--max-ram {most_bytes:,}: the job needs about {least:,} bytes of memory, however it is divided; "
+            "without --calibrate it needs less"
+            if is_needed(plan)
+            else f"--max-ram {most_bytes:,}: the job needs about {least:,} bytes of memory, however it is divided"
+        )
+    slice_weights = SLICE_WEIGHTS
+    while slice_weights > 1 and peak_bytes(source, plan, tokens, Limits(slice_weights, 0)) > most_bytes:
+        slice_weights //= 2
+    spare = most_bytes - peak_bytes(source, plan, tokens, Limits(slice_weights, 0))
+    return Limits(slice_weights, min(_ACTIVATION_BYTES, spare))
+
+
+def peak_bytes(source: Checkpoint, plan: Plan, tokens: int, limits: Limits) -> int:
+    """Most memory that a job will take, the comparison at the end left out: an upper bound, not far from the truth."""
+    slices = max((_slice_bytes(source, tensor, limits) for tensor in plan.tensors), default=0)
+    if not is_needed(plan):
+        return _RESTING_BYTES + slices
+    config = read_config(source.config)
+    solver = max(_solver_bytes(tensor) for tensor in plan.tensors if needs_moments(tensor.solver))
+    waiting = min(activation_bytes(config, tokens), limits.activation_bytes) + _mixture_bytes(config, tokens)
+    roles = roles_of(source)
+    head = any(roles.get(tensor.name) is Role.HEAD and needs_moments(tensor.solver) for tensor in plan.tensors)
+    streams = working_bytes(config, head=head) + _ends_bytes(source, plan) + waiting
+    return _RESTING_BYTES + max(slices, solver) + streams
+
+
+def _slice_bytes(source: Checkpoint, tensor: PlannedTensor, limits: Limits) -> int:
+    spec = source.tensors[tensor.name]
+    if tensor.solver != "copy" and not SOLVERS[tensor.solver].row_wise:
+        return 0  # its solver's own
+    rows = max(1, tensor.shape[0]) if tensor.shape else 1
+    most = max(end - start for start, end in _slices(tensor, source, limits))
+    if tensor.solver == "copy":
+        return _COPIES * spec.nbytes * most // rows
+    return _BYTES_PER_WEIGHT * spec.parameters * most // rows
+
+
+def _slices(tensor: PlannedTensor, source: Checkpoint, limits: Limits) -> Iterator[tuple[int, int]]:
+    formats = (tensor.format, source.tensors[tensor.name].format)
+    return row_slices(tensor.shape, *formats, slice_weights=limits.slice_weights)
+
+
+def _solver_bytes(tensor: PlannedTensor) -> int:
+    rows, columns = tensor.shape
+    return _SQUARES * _SQUARE_ITEM * columns**2 + _WEIGHTS * _WEIGHT_ITEM * rows * columns
+
+
+def _mixture_bytes(config: ModelConfig, tokens: int) -> int:
+    """What waits in memory in a mixture of experts, whatever the limit: `activation_bytes` tells of it."""
+    return 4 * tokens * 2 * 2 * config.hidden_size if config.experts else 0
+
+
+def _ends_bytes(source: Checkpoint, plan: Plan) -> int:
+    """Embedding and head, which both streams hold in their own formats all the time."""
+    roles = roles_of(source)
+    ends = [tensor for tensor in plan.tensors if roles.get(tensor.name) in (Role.EMBEDDING, Role.HEAD)]
+    return sum(source.tensors[tensor.name].nbytes + tensor.nbytes for tensor in ends)
