@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ import pytest
 import tiny_models
 from halfpint import formats
 from halfpint.calibration.shelf import StreamOptions
-from halfpint.calibration.state import StreamState
-from halfpint.calibration.streams import Resume, calibrate, halved, tied_statistics
+from halfpint.calibration.streams import calibrate, halved, tied_statistics
 from halfpint.calibration.text import Window
 from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.activation import rms_norm
@@ -23,8 +21,9 @@ from halfpint.engine.block import load_block
 from halfpint.engine.decoder import load_ends
 from halfpint.engine.routing import Routes, Routing, route, shares
 from halfpint.engine.steps import Here, perform
-from halfpint.errors import CheckpointError, RoomError, ShapeError, UsageError
+from halfpint.errors import RoomError, ShapeError, UsageError
 from halfpint.families import read_config
+from streamed import LENGTHS, Solving, assert_same, matrices, products_of, some_windows
 
 MODELS = {
     "llama": ("llama", {}),
@@ -36,34 +35,6 @@ MODELS = {
     "qwen3_moe": ("qwen3_moe", {}),
     "mixtral": ("mixtral", {}),
 }
-LENGTHS = (20, 33, 20, 20, 33, 17, 20)
-"""Tokens of each window: batches of several and of one, in both halves."""
-
-
-def some_windows(seed: int = 0) -> list[Window]:
-    generator = np.random.default_rng(seed)
-    return [
-        Window("ab"[number % 2], tuple(generator.integers(3, tiny_models.VOCAB_SIZE, length).tolist()))
-        for number, length in enumerate(LENGTHS)
-    ]
-
-
-@dataclass
-class Solving:
-    """A solver that writes down what it is told, and rounds by `noise`."""
-
-    model: object
-    noise: float = 0.0
-    seen: dict = field(default_factory=dict)
-
-    def __call__(self, name, statistics):
-        assert name not in self.seen
-        self.seen[name] = statistics
-        weight = self.model.read(name)
-        if not self.noise:
-            return weight
-        generator = np.random.default_rng(len(name) + int(np.abs(weight).sum()))
-        return weight + self.noise * weight.std() * generator.standard_normal(weight.shape, np.float32)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -74,26 +45,6 @@ def model(request, tmp_path_factory):
     checkpoint = open_checkpoint(folder)
     yield checkpoint
     checkpoint.close()
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny_models.save_tiny("llama", folder)
-    checkpoint = open_checkpoint(folder)
-    yield checkpoint
-    checkpoint.close()
-
-
-def matrices(model) -> list[str]:
-    """Names of everything that is solved."""
-    return [name for name, spec in model.tensors.items() if len(spec.shape) == 2]
-
-
-def products_of(model) -> set[str]:
-    """Names of what vectors are multiplied with: all but an untied embedding."""
-    tied = read_config(model.config).tied_embeddings
-    return {name for name in matrices(model) if tied or "embed_tokens" not in name}
 
 
 def test_every_weight_is_solved_once_and_in_the_order_of_the_forward_pass(model):
@@ -255,15 +206,6 @@ def test_an_untied_embedding_is_told_how_often_its_rows_are_looked_up(llama):
     assert statistics.row_counts.sum() == sum(LENGTHS)
 
 
-def assert_same(first, second):
-    assert list(first) == list(second)
-    for name, statistics in first.items():
-        for one, other in zip(statistics.halves, second[name].halves, strict=True):
-            assert one.tokens == other.tokens
-            assert np.array_equal(one.second, other.second)
-            assert np.array_equal(one.shift, other.shift)
-
-
 @pytest.mark.parametrize("limit", [0, 50_000])
 def test_what_waits_on_disk_comes_back_to_the_bit_and_leaves_nothing(model, limit, tmp_path):
     in_memory, on_disk = Solving(model, noise=0.05), Solving(model, noise=0.05)
@@ -277,65 +219,6 @@ def test_what_waits_on_disk_comes_back_to_the_bit_and_leaves_nothing(model, limi
 
 def known(seen):
     return {name: statistics for name, statistics in seen.items() if statistics is not None}
-
-
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
-def test_after_an_interruption_the_rest_is_the_same_to_the_bit(name, tmp_path):
-    tiny_models.save_tiny(name, tmp_path / "model")
-    model = open_checkpoint(tmp_path / "model")
-    wanted = products_of(model)
-    whole, rest = Solving(model, noise=0.05), Solving(model, noise=0.05)
-
-    def finished(layer, state):
-        assert state.layer == layer
-        if layer == 0:
-            state.save(tmp_path)
-
-    report = calibrate(model, some_windows(), wanted, whole, resume=Resume(finished=finished))
-    again = calibrate(model, some_windows(), wanted, rest, resume=Resume(start=StreamState.load(tmp_path)))
-    later = {name: seen for name, seen in whole.seen.items() if "layers.0" not in name and "embed" not in name}
-    assert_same(later, rest.seen)
-    assert (again.routed, again.scarce) == (report.routed, report.scarce)
-
-
-def test_a_state_replaces_the_one_before_and_stays_readable(llama, tmp_path):
-    states = []
-
-    def finished(layer, state):
-        state.save(tmp_path)
-        states.append(StreamState.load(tmp_path))
-
-    calibrate(llama, some_windows(), (), Solving(llama), resume=Resume(finished=finished))
-    assert [path.name for path in tmp_path.iterdir()] == ["streams.state"]
-    assert [state.layer for state in states] == [0, 1]
-    assert not np.array_equal(states[0].original[0].read(), states[1].original[0].read())
-
-
-def saved_state(llama, folder):
-    calibrate(llama, some_windows(), (), Solving(llama), resume=Resume(finished=lambda _, state: state.save(folder)))
-    return folder / "streams.state"
-
-
-@pytest.mark.parametrize("damage", ["cut", "number", "footer", "missing"])
-def test_a_damaged_state_is_refused(llama, damage, tmp_path):
-    path = saved_state(llama, tmp_path)
-    content = bytearray(path.read_bytes())
-    if damage == "cut":
-        content = content[:-100]
-    elif damage == "missing":
-        path.unlink()
-    else:
-        content[100 if damage == "number" else -60] ^= 1
-    if damage != "missing":
-        path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="state of calibration"):
-        StreamState.load(tmp_path)
-
-
-def test_a_state_of_another_text_is_refused(llama, tmp_path):
-    saved_state(llama, tmp_path)
-    with pytest.raises(UsageError, match="another text"):
-        calibrate(llama, some_windows(1), (), Solving(llama), resume=Resume(start=StreamState.load(tmp_path)))
 
 
 def test_a_folder_that_cannot_be_written_is_named(llama, tmp_path):
@@ -397,13 +280,15 @@ def test_experts_with_few_tokens_are_named_and_those_with_none_get_nothing(tmp_p
 _THREADS = """
 import sys, zlib
 import numpy as np
-import test_streams as streams
+import streamed
+from halfpint.calibration.streams import calibrate
+from halfpint.calibration.text import Window
 from halfpint.checkpoints import open_checkpoint
 model = open_checkpoint(sys.argv[1])
-solving = streams.Solving(model, noise=0.05)
+solving = streamed.Solving(model, noise=0.05)
 generator = np.random.default_rng(0)
-windows = [streams.Window("a", tuple(generator.integers(3, 300, length).tolist())) for length in (400, 131, 70)]
-streams.calibrate(model, windows, streams.products_of(model), solving)
+windows = [Window("a", tuple(generator.integers(3, 300, length).tolist())) for length in (400, 131, 70)]
+calibrate(model, windows, streamed.products_of(model), solving)
 told = [s for s in solving.seen.values() if s]
 told += [group.statistics for s in told for group in s.groups]
 sums = [a for s in told for m in s.halves for a in (m.second, m.shift) if a is not None]
@@ -416,7 +301,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(tmp_path):
     sums = set()
     for threads in ("1", "2"):
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
-        environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
+        environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parents[1])
         arguments = [sys.executable, "-c", _THREADS, str(tmp_path)]
         sums.add(subprocess.run(arguments, env=environment, check=True, capture_output=True).stdout)
     assert len(sums) == 1

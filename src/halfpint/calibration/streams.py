@@ -161,11 +161,16 @@ def calibrate(
             resume.finished(layer, state)
         job.solve_head(ends, state, findings)
         most_bytes, file_bytes = shelf.most_bytes, shelf.file_bytes
+    sources = _tokens_by_source(windows)
+    routed = {layer: tuple(counts.tolist()) for layer, counts in findings.routed.items()}
+    return CalibrationReport(sources, routed, dict(findings.scarce), most_bytes, file_bytes)
+
+
+def _tokens_by_source(windows: Sequence[Window]) -> dict[str, int]:
     sources: dict[str, int] = {}
     for window in windows:
         sources[window.source] = sources.get(window.source, 0) + len(window.token_ids)
-    routed = {layer: tuple(counts.tolist()) for layer, counts in findings.routed.items()}
-    return CalibrationReport(sources, routed, dict(findings.scarce), most_bytes, file_bytes)
+    return sources
 
 
 def tied_statistics(
