@@ -72,7 +72,6 @@ def decode_codes(
     shared: tuple[int, int],
     out: FloatArray,
 ) -> None: ...
-
 def solve_isa() -> str: ...
 
 class Lattice:
