@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 from rich.console import Console, RenderableType
 
+from halfpint.errors import UsageError
 from halfpint.report import json
 from halfpint.report.layout import WIDEST
 
@@ -14,6 +17,32 @@ def console() -> Console:
     made = Console(highlight=False, soft_wrap=False)
     made.width = min(made.width, WIDEST) if made.is_terminal else WIDEST
     return made
+
+
+def check_place(path: Path | None) -> None:
+    """Refuse a file that could not be written at the end, before the work.
+
+    Raises
+    ------
+    UsageError
+        If its folder does not exist, or it is a folder itself.
+    """
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UsageError(f"{path} cannot be written: name a file in a folder that exists")
+
+
+def save(path: Path, text: str) -> None:
+    """Write a text file, over an older one.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written.
+    """
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error}") from error
 
 
 def emit(as_json: bool, machine: json.Object, card: RenderableType) -> None:

@@ -9,10 +9,11 @@ from typing import Unpack
 import click
 
 from halfpint.cli import budgets, options
-from halfpint.cli.output import emit
+from halfpint.cli.output import check_place, emit, save
 from halfpint.cli.wanted import Wanted, quantize_options
 from halfpint.pipeline import verbs
 from halfpint.report import json
+from halfpint.report.losses import loss_map
 from halfpint.report.planning import plan_card, quantize_card
 from halfpint.report.progress import reporting
 
@@ -45,6 +46,14 @@ class _Job(Wanted):
 @budgets.calibration
 @options.tokens
 @click.option("--no-measure", is_flag=True, help="Skip the comparison with the original at the end.")
+@click.option(
+    "--map",
+    "map_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write there, as JSON, where the bytes went and where the damage comes from: every tensor and block, its "
+    "error after each step, and its part of the KL divergence.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option(
     "--resume/--fresh",
@@ -64,12 +73,16 @@ def command(context: click.Context, model: str, output: str, **job: Unpack[_Job]
     command goes on from there. The exit code is 1 when --keep or --max-kl was not met; OUT is there all the same.
     """
     wanted = replace(quantize_options(output, job), fresh=not job["resume"])
+    check_place(job["map_file"])
     if job["dry_run"]:
-        planned = verbs.plan(model, wanted)
+        with reporting(job["log"], job["events"]) as progress:
+            planned = verbs.plan(model, wanted, progress)
         emit(job["as_json"], json.plan(planned), plan_card(planned, model))
         return
     with reporting(job["log"], job["events"]) as progress:
         result = verbs.quantize(model, output, wanted, progress)
+    if job["map_file"] is not None:
+        save(job["map_file"], json.dumps(loss_map(result)))
     emit(job["as_json"], json.quantized(result), quantize_card(result, model))
     if result.verdict == "FAIL":
         context.exit(GATE_FAILED)

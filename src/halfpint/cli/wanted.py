@@ -33,6 +33,7 @@ class Wanted(Planned):
     max_kl: float | None
     tokens: int | None
     no_measure: bool
+    map_file: Path | None
 
 
 def plan_options(what: Planned) -> QuantizeOptions:
@@ -67,4 +68,5 @@ def quantize_options(output: str, wanted: Wanted) -> QuantizeOptions:
         plan_file=wanted["plan_file"],
         calibration=budgets.calibration_options(wanted),
         max_memory_bytes=wanted["max_ram"] or 0,
+        explains=wanted["map_file"] is not None and wanted["calibrate"] is not False,
     )

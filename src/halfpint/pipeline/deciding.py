@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from halfpint.checkpoints import CONTAINERS
@@ -20,7 +21,7 @@ from halfpint.planning.budget import Group
 from halfpint.planning.candidates import CostOf, candidates, plan_within
 from halfpint.planning.memory import MemoryNeed, memory_need
 from halfpint.planning.planner import Wish, make_plan, model_parameters
-from halfpint.planning.sensitivity import assumed_costs, measured_costs
+from halfpint.planning.sensitivity import Sensed, assumed_costs, measured_costs
 from halfpint.plans import Plan
 
 # What one thread of a laptop reads, solves, writes and reads back in a second.
@@ -59,10 +60,11 @@ def decide(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress 
         )
     if options.budget.wanted:
         room = room_for(checkpoint, options)
-        market = priced(checkpoint, options, progress)
-        return forecast(checkpoint, options, market.within(room.nbytes), room.need, market)
+        prices = priced(checkpoint, options, progress)
+        return forecast(checkpoint, options, prices.within(room.nbytes), room.need, prices)
     made = make_plan(checkpoint, CONTAINERS[options.container], wish(checkpoint, options))
-    return forecast(checkpoint, options, made)
+    market = priced(checkpoint, options, progress) if options.explains else None
+    return forecast(checkpoint, options, made, market=market)
 
 
 def wish(checkpoint: Checkpoint, options: QuantizeOptions) -> Wish:
@@ -101,8 +103,8 @@ class Market:
         What holds beside the budget: rules, and whether linear layers are calibrated.
     groups : tuple of Group
     cost_of : CostOf
-    measured : bool
-        Whether costs are nats of KL; else they are good for comparing only.
+    sensed : Sensed or None
+        What was measured: costs are nats of KL then, and else good for comparing only.
     """
 
     checkpoint: Checkpoint
@@ -110,20 +112,24 @@ class Market:
     wish: Wish
     groups: tuple[Group, ...]
     cost_of: CostOf
-    measured: bool
+    sensed: Sensed | None
 
     def within(self, nbytes: int) -> Plan:
         """The best mixture that whole has at most so many bytes."""
         return plan_within(self.checkpoint, self.container, self.wish, self.groups, nbytes)
 
-    def cost(self, plan: Plan) -> float:
-        """What a plan costs, whoever made it: the sum over its tensors."""
+    def costs(self, plan: Plan) -> Mapping[str, float]:
+        """What the matrices of a plan cost, whoever made it; those that stay as they are cost nothing."""
         specs = self.checkpoint.tensors
-        return sum(
-            0.0 if tensor.format == specs[tensor.name].format else self.cost_of(tensor.name, tensor.format)
+        return {
+            tensor.name: 0.0 if tensor.format == specs[tensor.name].format else self.cost_of(tensor.name, tensor.format)
             for tensor in plan.tensors
             if len(tensor.shape) == 2
-        )
+        }
+
+    def cost(self, plan: Plan) -> float:
+        """What a plan costs: the sum over its tensors."""
+        return sum(self.costs(plan).values())
 
 
 def priced(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress = silent) -> Market:
@@ -140,18 +146,18 @@ def priced(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress 
     calibrated = calibrates(checkpoint, options)
     wished = options.wish(calibrated)
     found = candidates(checkpoint, container, wished, options.engine)
-    if options.calibrate is False:
-        cost_of = assumed_costs(checkpoint)
-    else:
+    sensed = None
+    if options.calibrate is not False:
         try:
-            cost_of = measured_costs(sense(checkpoint, found, options.calibration, calibrated, progress))
+            sensed = sense(checkpoint, found, options.calibration, calibrated, progress)
         except UnsupportedError as error:
             raise UnsupportedError(
                 f"{error}; so there is no measuring which tensors matter: with --no-calibrate all are taken to matter "
                 "the same"
             ) from error
+    cost_of = assumed_costs(checkpoint) if sensed is None else measured_costs(sensed)
     groups = tuple(candidate.group(cost_of) for candidate in found)
-    return Market(checkpoint, container, wished, groups, cost_of, options.calibrate is not False)
+    return Market(checkpoint, container, wished, groups, cost_of, sensed)
 
 
 def forecast(
@@ -176,6 +182,7 @@ def forecast(
     weights = sum(spec.parameters for spec in checkpoint.tensors.values())
     tokens = options.calibration.tokens or calibration_tokens(checkpoint)
     limits = limits_within(checkpoint, made, tokens, options.max_memory_bytes)
+    by_tensor = market.costs(made) if market is not None and market.sensed is not None else {}
     return PlanResult(
         plan=made,
         original_bytes=checkpoint.weight_bytes,
@@ -183,8 +190,10 @@ def forecast(
         refusals=refusals,
         peak_memory_bytes=peak_bytes(checkpoint, made, tokens, limits),
         seconds=weights / _WEIGHTS_PER_SECOND,
-        kl_mean=market.cost(made) if market is not None and market.measured else None,
+        kl_mean=sum(by_tensor.values()) if by_tensor else None,
         memory=memory,
+        kl_by_tensor=by_tensor,
+        sensed=None if market is None else market.sensed,
         limits=limits,
     )
 

@@ -156,7 +156,9 @@ class QuantizeOptions:
         A plan made before, by `halfpint plan --save`.
     calibration : CalibrationOptions
     max_memory_bytes : int
-        The job is refused when its forecast is above this; 0 for no limit.
+        The job takes smaller pieces to stay below this, and is refused when that does not do; 0 for no limit.
+    explains : bool
+        Whether what each tensor adds to the damage is measured even where nothing depends on it.
     fresh : bool
         Whether what an earlier process left of the same output is removed; otherwise the job goes on with it.
     """
@@ -173,6 +175,7 @@ class QuantizeOptions:
     plan_file: Path | None = None
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     max_memory_bytes: int = 0
+    explains: bool = False
     fresh: bool = False
 
     def __post_init__(self) -> None:

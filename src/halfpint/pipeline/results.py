@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.forecasting import Limits
 from halfpint.pipeline.writing import TensorOutcome
 from halfpint.planning.memory import MemoryNeed
+from halfpint.planning.sensitivity import Sensed
 from halfpint.plans import Plan
 
 Verdict = Literal["PASS", "FAIL", "UNMEASURED"]
@@ -37,6 +39,10 @@ class PlanResult:
         Forecast of the mean KL divergence in nats; None when nothing of the model was measured.
     memory : MemoryNeed or None
         How the memory of the machine is divided, when that was the budget.
+    kl_by_tensor : Mapping of str to float
+        Forecast of what each tensor adds to `kl_mean`; empty when nothing was measured.
+    sensed : Sensed or None
+        What was measured.
     limits : Limits
         How the job divides its memory to stay below `peak_memory_bytes`.
     """
@@ -49,6 +55,8 @@ class PlanResult:
     seconds: float
     kl_mean: float | None = None
     memory: MemoryNeed | None = None
+    kl_by_tensor: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    sensed: Sensed | None = None
     limits: Limits = Limits()  # noqa: RUF009 - frozen
 
 

@@ -24,6 +24,7 @@ from halfpint.pipeline.results import (
     QuantizeResult,
     VerifyReport,
 )
+from halfpint.report.losses import loss_map
 from halfpint.tensors import TensorSpec
 
 Object = dict[str, Any]
@@ -117,9 +118,12 @@ def plan(planned: PlanResult) -> Object:
 def quantized(result: QuantizeResult) -> Object:
     """What `quantize` promises: the plan as it was carried out, its cost, and the verdict."""
     answer = plan(result.planned)
-    for described, outcome in zip(answer["tensors"], result.tensors, strict=True):
+    found = loss_map(result)
+    for described, outcome, losses in zip(answer["tensors"], result.tensors, found["tensors"], strict=True):
         described["relative_error"] = outcome.relative_error
         described["seconds"] = outcome.seconds
+        described["losses"] = losses["losses"]
+        described["kl"] = losses["kl"]
     return answer | {
         "seconds": result.seconds,
         "peak_memory_bytes": result.peak_memory_bytes,
@@ -130,6 +134,7 @@ def quantized(result: QuantizeResult) -> Object:
         "baseline": None if result.baseline is None else _baseline(result.baseline),
         "trials": [quality(trial.quality) | {"bytes": trial.nbytes, "passed": trial.passed} for trial in result.trials],
         "additivity": result.additivity,
+        "blocks": found["blocks"],
     }
 
 
