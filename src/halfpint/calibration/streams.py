@@ -31,6 +31,7 @@ from halfpint.engine.weights import model_tensors
 from halfpint.errors import NonFiniteError, UsageError
 from halfpint.families import ModelConfig, Role, read_config
 from halfpint.kernels.linear import Linear
+from halfpint.kernels.machine import product_threads
 from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import FloatArray
 
@@ -148,8 +149,9 @@ def calibrate(
     """
     if not windows:
         raise UsageError("there is no text to calibrate on")
-    with Shelf(options) as shelf:
-        job = _Job(checkpoint, read_config(checkpoint.config), halved(windows), shelf, solve)
+    config = read_config(checkpoint.config)
+    with product_threads(config.hidden_size), Shelf(options) as shelf:
+        job = _Job(checkpoint, config, halved(windows), shelf, solve)
         findings = Findings(wanted, options.scarce_share)
         ends = load_ends(checkpoint, job.config)
         if resume.start is None:

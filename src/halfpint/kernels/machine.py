@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from types import MappingProxyType
+
+from threadpoolctl import ThreadpoolController
 
 from halfpint.errors import UsageError
 from halfpint.kernels import _native
@@ -19,6 +23,8 @@ NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
 
 MOST_THREADS = 1024
 """Threads that may be asked for: more than processors have, and as many as systems give."""
+
+_WIDE_COLUMNS = 1024
 
 _PROBE_BYTES = 256 * 2**20
 _PROBE_ROUNDS = 4
@@ -61,6 +67,27 @@ def set_thread_count(count: int) -> None:
 def thread_count() -> int:
     """Threads that native code uses; by default the processors that this process may use."""
     return _native.thread_count()
+
+
+@contextmanager
+def product_threads(columns: int) -> Iterator[None]:
+    """Give the products of NumPy and SciPy as many threads as pay, until the block is left.
+
+    Parameters
+    ----------
+    columns : int
+        Of the matrices that are multiplied. Narrow ones get one thread: the threads of BLAS wait for each other by
+        spinning, which costs more than they gain there, and very much more where other programs want the processor.
+    """
+    wide = columns >= _WIDE_COLUMNS
+    with _libraries().limit(limits=thread_count() if wide else 1, user_api="blas"):
+        yield
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> ThreadpoolController:
+    """The BLAS libraries of this process: they are all loaded with this package."""
+    return ThreadpoolController()
 
 
 def read_bandwidth() -> float:

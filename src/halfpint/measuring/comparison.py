@@ -14,6 +14,7 @@ from halfpint.engine.block import load_block
 from halfpint.engine.decoder import Ends, load_ends
 from halfpint.errors import NonFiniteError, UnsupportedError, UsageError
 from halfpint.families import ModelConfig, find, read_config
+from halfpint.kernels.machine import product_threads
 from halfpint.measuring.metrics import Tally, score
 from halfpint.tensors import FloatArray
 
@@ -89,11 +90,12 @@ def read(checkpoint: Checkpoint, windows: Sequence[Window], advance: Advance = u
     config = known_config(checkpoint)
     ends = load_ends(checkpoint, config)
     hidden = [ends.embed(batch.ids) for batch in batches(windows)]
-    for layer in range(config.layers):
-        block = load_block(checkpoint, config, layer)
-        for index, state in enumerate(hidden):
-            hidden[index] = block.forward(state)
-            advance(state.shape[0] * state.shape[1])
+    with product_threads(config.hidden_size):
+        for layer in range(config.layers):
+            block = load_block(checkpoint, config, layer)
+            for index, state in enumerate(hidden):
+                hidden[index] = block.forward(state)
+                advance(state.shape[0] * state.shape[1])
     return Reading(checkpoint.path, ends, hidden)
 
 

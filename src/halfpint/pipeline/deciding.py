@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from halfpint.checkpoints import CONTAINERS
 from halfpint.checkpoints.checkpoint import Checkpoint, Container
 from halfpint.errors import UnsupportedError, UsageError
-from halfpint.families import find
+from halfpint.families import find, read_config
+from halfpint.kernels.machine import product_threads
 from halfpint.measuring.comparison import known_config
 from halfpint.pipeline.forecasting import limits_within, peak_bytes
 from halfpint.pipeline.measurement import calibration_tokens, reads_text
@@ -149,7 +150,8 @@ def priced(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress 
     sensed = None
     if options.calibrate is not False:
         try:
-            sensed = sense(checkpoint, found, options.calibration, calibrated, progress)
+            with product_threads(read_config(checkpoint.config).hidden_size):
+                sensed = sense(checkpoint, found, options.calibration, calibrated, progress)
         except UnsupportedError as error:
             raise UnsupportedError(
                 f"{error}; so there is no measuring which tensors matter: with --no-calibrate all are taken to matter "

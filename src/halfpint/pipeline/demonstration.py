@@ -30,7 +30,7 @@ BITS = (8, 4, 2)
 # The embedded model has read novels and nothing else: only such text says anything of it.
 KINDS = frozenset({"prose.txt", "dialogue.txt"})
 # Fewer than a job of its own would take, for the sake of who waits.
-CALIBRATION_TOKENS = 16_384
+CALIBRATION_TOKENS = 8192
 # Enough for error bars that tell the sizes apart, few enough to wait for.
 TOKENS = 6144
 # The same seed for all, so that the texts part only where the weights do.
