@@ -27,14 +27,23 @@ if TYPE_CHECKING:
     from halfpint.formats import FORMATS
     from halfpint.measuring.metrics import Quality
     from halfpint.pipeline.inspection import Inspection, TensorView
-    from halfpint.pipeline.options import Gate, GenerateOptions, MeasureOptions, QuantizeOptions
+    from halfpint.pipeline.options import (
+        Budget,
+        CalibrationOptions,
+        Gate,
+        GenerateOptions,
+        MeasureOptions,
+        QuantizeOptions,
+    )
     from halfpint.pipeline.results import (
+        Baseline,
         DemoResult,
         DoctorReport,
         Generated,
         Measurement,
         PlanResult,
         QuantizeResult,
+        Trial,
         VerifyReport,
     )
     from halfpint.pipeline.verbs import (
@@ -48,6 +57,7 @@ if TYPE_CHECKING:
         open_model,
         plan,
         quantize,
+        save_plan,
         verify,
     )
 
@@ -55,6 +65,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FORMATS",
+    "Baseline",
+    "Budget",
+    "CalibrationOptions",
     "Chat",
     "Checkpoint",
     "CheckpointError",
@@ -75,6 +88,7 @@ __all__ = [
     "RoomError",
     "ShapeError",
     "TensorView",
+    "Trial",
     "UnsupportedError",
     "UsageError",
     "VerificationError",
@@ -89,6 +103,7 @@ __all__ = [
     "open_model",
     "plan",
     "quantize",
+    "save_plan",
     "verify",
 ]
 
@@ -108,14 +123,23 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "halfpint.formats": ("FORMATS",),
         "halfpint.measuring.metrics": ("Quality",),
         "halfpint.pipeline.inspection": ("Inspection", "TensorView"),
-        "halfpint.pipeline.options": ("Gate", "GenerateOptions", "MeasureOptions", "QuantizeOptions"),
+        "halfpint.pipeline.options": (
+            "Budget",
+            "CalibrationOptions",
+            "Gate",
+            "GenerateOptions",
+            "MeasureOptions",
+            "QuantizeOptions",
+        ),
         "halfpint.pipeline.results": (
+            "Baseline",
             "DemoResult",
             "DoctorReport",
             "Generated",
             "Measurement",
             "PlanResult",
             "QuantizeResult",
+            "Trial",
             "VerifyReport",
         ),
         "halfpint.pipeline.verbs": (
@@ -129,6 +153,7 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "open_model",
             "plan",
             "quantize",
+            "save_plan",
             "verify",
         ),
     }

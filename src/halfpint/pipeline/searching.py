@@ -66,15 +66,16 @@ def best_within(bench: Workbench, output: Path) -> Found:
     market = priced(bench.source, bench.options, bench.progress)
     planned = forecast(bench.source, bench.options, market.within(room.nbytes), room.need, market)
     uniform = _uniform(bench, market, planned.plan) if bench.windows is not None else None
-    made = bench.make(planned, output, again=uniform is not None)
-    additivity = _additivity(made)
     if uniform is None:
-        return Found(made, additivity=additivity)
+        made = bench.make(planned, output)
+        return Found(made, additivity=_additivity(made))
     name, plan = uniform
     with _aside(output) as folder:
-        other = bench.make(
-            forecast(bench.source, bench.options, plan, room.need, market), folder / output.name, again=True
-        )
+        # First what may be thrown away: a job that is stopped goes on with the output, which comes last.
+        uniformly = forecast(bench.source, bench.options, plan, room.need, market)
+        other = bench.make(uniformly, folder / output.name, again=True)
+        made = bench.make(planned, output, again=True)
+        additivity = _additivity(made)
         assert made.measurement is not None
         assert other.measurement is not None
         better = other.measurement.quality.kl_mean < made.measurement.quality.kl_mean
@@ -140,7 +141,12 @@ def _additivity(made: Made) -> float | None:
 def _aside(output: Path) -> Iterator[Path]:
     """A private folder beside the output, gone afterwards whatever happens."""
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except BaseException as error:
+            # What a job has left in here goes too, so that its advice to go on is void.
+            error.__notes__ = [note for note in getattr(error, "__notes__", []) if folder not in note]
+            raise
 
 
 def _uniform(bench: Workbench, market: Market, mixture: Plan) -> tuple[str, Plan] | None:
