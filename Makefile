@@ -42,13 +42,18 @@ $(VENV)/installed: $(BIN)/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet .
 	touch $@
 
-$(VENV)/tested: $(BIN)/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet '.[test]'
-	touch $@ $(VENV)/installed
+# Not `.[test]`: that would compile the package once more.
+EXTRA := import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")
 
-$(VENV)/linted: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet '.[test,lint]'
-	touch $@ $(VENV)/installed
+$(VENV)/tested: $(VENV)/installed
+	$(BIN)/python -c '$(EXTRA)' test > $(VENV)/test.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/test.txt
+	touch $@
+
+$(VENV)/linted: $(VENV)/tested
+	$(BIN)/python -c '$(EXTRA)' lint > $(VENV)/lint.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/lint.txt
+	touch $@
 
 clean: ## remove what was built and installed
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
