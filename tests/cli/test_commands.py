@@ -32,6 +32,9 @@ MEASURE_KEYS = {
 PLAN_KEYS = {"bytes", "bits_per_weight", "tensors", "engines", "forecast"}
 WEIGHT = "model.layers.3.mlp.down_proj.weight"
 
+# Enough text to go all the way, not enough to be good.
+BRIEFLY = ("--calibration-tokens", "1024")
+
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
@@ -120,7 +123,7 @@ def test_plan_for_an_engine_writes_what_it_loads():
 @pytest.mark.parametrize(("output", "arguments"), [("demo.gguf", ()), ("demo-int4", ("--for", "vllm"))])
 def test_quantize_without_a_comparison(output, arguments, tmp_path):
     planned = machine("plan", "demo", "--bits", "4", *arguments)
-    found = machine("quantize", "demo", output, "--bits", "4", "--no-measure", *arguments)
+    found = machine("quantize", "demo", *BRIEFLY, output, "--bits", "4", "--no-measure", *arguments)
     assert PLAN_KEYS | {"seconds", "peak_memory_bytes", "output", "verdict", "quality"} <= set(found)
     assert found["verdict"] == "UNMEASURED"
     assert found["quality"] is None
@@ -132,7 +135,9 @@ def test_quantize_without_a_comparison(output, arguments, tmp_path):
 
 
 def test_quantize_measures_and_passes_its_gate():
-    found = machine("quantize", "demo", "a.gguf", "--bits", "8", "--tokens", "1024", "--keep", "80%", "--max-kl", "0.1")
+    found = machine(
+        "quantize", "demo", *BRIEFLY, "a.gguf", "--bits", "8", "--tokens", "1024", "--keep", "80%", "--max-kl", "0.1"
+    )
     assert found["verdict"] == "PASS"
     assert set(found["quality"]) >= MEASURE_KEYS
     again = machine("measure", "a.gguf", "--against", "demo", "--tokens", "1024")
@@ -141,7 +146,7 @@ def test_quantize_measures_and_passes_its_gate():
 
 
 def test_a_failed_gate_is_exit_code_1_and_keeps_the_output(tmp_path):
-    told = card("quantize", "demo", "a.gguf", "--bits", "2", "--tokens", "512", "--keep", "100%", exit_code=1)
+    told = card("quantize", "demo", *BRIEFLY, "a.gguf", "--bits", "2", "--tokens", "512", "--keep", "100%", exit_code=1)
     assert "FAIL  " in told
     assert (tmp_path / "a.gguf").is_file()
 
@@ -168,7 +173,7 @@ def test_verify_says_what_it_saw():
 
 
 def test_logs_and_events_are_written(tmp_path):
-    machine("quantize", "demo", "a.gguf", "--bits", "4", "--no-measure", "--log", "log", "--events", "events")
+    machine("quantize", "demo", *BRIEFLY, "a.gguf", "--bits", "4", "--no-measure", "--log", "log", "--events", "events")
     assert f"quantize {WEIGHT}" in (tmp_path / "log").read_text(encoding="utf-8")
     events = [json.loads(line) for line in (tmp_path / "events").read_text(encoding="utf-8").splitlines()]
     assert {"quantize", "verify"} <= {event.get("stage") for event in events}

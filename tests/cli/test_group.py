@@ -80,7 +80,7 @@ def test_a_mistyped_command_is_guessed():
     ("arguments", "words"),
     [
         (("inspect",), "Missing argument 'MODEL'"),
-        (("plan", "demo", "--fit", "8GB"), "No such option"),
+        (("plan", "demo", "--fitting", "8GB"), "No such option"),
         (("plan", "demo", "--bits", "9"), "--bits"),
         (("plan", "demo", "--to", "mlx"), "--to"),
         (("quantize", "demo", "out", "--keep", "ninety"), "write 97% or 0.97"),

@@ -19,7 +19,7 @@ from halfpint.engine.weights import Parts, Projection
 from halfpint.pipeline import verbs
 from halfpint.pipeline.measurement import held_out_windows
 from halfpint.pipeline.opening import demo_folder
-from halfpint.pipeline.options import MeasureOptions, QuantizeOptions
+from halfpint.pipeline.options import CalibrationOptions, MeasureOptions, QuantizeOptions
 from halfpint.tensors import Format
 
 TOKENS = 200
@@ -47,8 +47,9 @@ def save_calm(family: str, folder: Path, dtype: str = "float32") -> Path:
 
 
 def quantized(source: Path, target: Path, container: str = "gguf", **wish: Any) -> Path:
-    """Run the job without its comparison at the end; return its output."""
-    return verbs.quantize(source, target, QuantizeOptions(container=container, measure=None, **wish)).output
+    """Run the job, on little text and without its comparison at the end; return its output."""
+    options = QuantizeOptions(container=container, measure=None, calibration=CalibrationOptions(tokens=1024), **wish)
+    return verbs.quantize(source, target, options).output
 
 
 def our_logits(path: Path, ids: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from halfpint.checkpoints import open_checkpoint, read_float32
 from halfpint.errors import HalfpintError, NonFiniteError, UnsupportedError, UsageError
 from halfpint.formats.float8 import Float8
 from halfpint.pipeline import opening, verbs
-from halfpint.pipeline.options import QuantizeOptions
+from halfpint.pipeline.options import CalibrationOptions, QuantizeOptions
 from halfpint.planning.planner import TIED
 
 JOBS = [
@@ -45,7 +45,8 @@ def tiny(tmp_path_factory):
 
 
 def options(container="gguf", *, calibrate=False, **wish):
-    return QuantizeOptions(container=container, calibrate=calibrate, measure=None, **wish)
+    text = CalibrationOptions(tokens=1024)
+    return QuantizeOptions(container=container, calibrate=calibrate, calibration=text, measure=None, **wish)
 
 
 def contents(path):
@@ -193,7 +194,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tiny, tmp_path, container):
     script = (
         "import resource, sys\n"
         "from halfpint.pipeline import verbs\n"
-        "from halfpint.pipeline.options import QuantizeOptions\n"
+        "from halfpint.pipeline.options import CalibrationOptions, QuantizeOptions\n"
         "from halfpint.errors import HalfpintError\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
