@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ from halfpint.formats import by_name
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.inspection import Inspection, Rounding, TensorView
 from halfpint.pipeline.results import (
+    Baseline,
     DemoEntry,
     DemoResult,
     DoctorReport,
@@ -19,9 +21,11 @@ from halfpint.pipeline.results import (
     Measurement,
     PlanResult,
     QuantizeResult,
+    Trial,
     VerifyReport,
 )
 from halfpint.pipeline.writing import TensorOutcome
+from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.tensors import TensorSpec
 
@@ -162,6 +166,20 @@ UNMEASURED = QuantizeResult(
     verdict="UNMEASURED",
     verdict_reason="written and read back; not compared with the original",
     measurement=None,
+)
+FITTED = replace(
+    PLANNED,
+    kl_mean=0.0091,
+    memory=MemoryNeed("llama.cpp", 8192, 8000000000, 150000000, 1073741824, 318767104, 6457491072),
+)
+BUDGETED = replace(
+    QUANTIZED, planned=FITTED, baseline=Baseline("--format q4_k", 3850000000, QUALITY, False), additivity=1.36
+)
+ALONE = replace(QUANTIZED, planned=FITTED, additivity=1.36)
+SEARCHED = replace(
+    QUANTIZED,
+    planned=replace(PLANNED, kl_mean=0.0091),
+    trials=tuple(Trial(size, QUALITY, size > 3800000000) for size in range(3300000000, 4100000000, 100000000)),
 )
 VERIFIED = VerifyReport("gguf", "llama", 291, 3899000000, 6738415616, ("two tensors are all zero",))
 GENERATED = Generated(" in a small glass.", 6, 5, 210.4, 18.32, 512000000)

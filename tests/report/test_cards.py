@@ -16,6 +16,9 @@ CARDS = {
     "tensor": lambda width: inspecting.tensor_card(handmade.TENSOR_VIEW, width),
     "plan": lambda _: planning.plan_card(handmade.PLANNED, "llama-2-7b"),
     "quantize": lambda _: planning.quantize_card(handmade.QUANTIZED, "llama-2-7b"),
+    "plan for a memory": lambda _: planning.plan_card(handmade.FITTED, "llama-2-7b"),
+    "budget": lambda _: planning.quantize_card(handmade.BUDGETED, "llama-2-7b"),
+    "search": lambda _: planning.quantize_card(handmade.SEARCHED, "llama-2-7b"),
     "unmeasured": lambda _: planning.quantize_card(handmade.UNMEASURED, "llama-2-7b"),
     "measure": lambda _: quality.measure_card(handmade.MEASUREMENT, "llama.gguf", "llama-2-7b"),
     "demo": lambda _: stories.demo_card(handmade.DEMO),
@@ -72,6 +75,22 @@ def test_the_worst_five_tensors_are_named():
     for outcome in worst[:5]:
         assert outcome.planned.name in shown
     assert worst[5].planned.name not in shown
+
+
+def test_a_budget_says_how_a_uniform_file_did_and_a_search_what_was_tried():
+    shown = drawn(planning.quantize_card(handmade.BUDGETED, "llama"))
+    assert "--format q4_k" in shown
+    assert "the mixture is better" in shown
+    assert "no uniform file" in drawn(planning.quantize_card(handmade.ALONE, "llama"))
+    tried = drawn(planning.quantize_card(handmade.SEARCHED, "llama"))
+    assert (tried.count("  pass"), tried.count("  fail")) == (2, 6)
+    assert "no uniform file" not in tried
+
+
+def test_a_memory_is_shown_in_its_parts():
+    shown = drawn(planning.plan_card(handmade.FITTED, "llama"))
+    for part in ("8.00 GB", "6.46 GB", "1.07 GB", "8,192 tokens"):
+        assert part in shown
 
 
 @pytest.mark.parametrize("verdict", ["PASS", "FAIL", "UNMEASURED"])

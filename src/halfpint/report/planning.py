@@ -125,6 +125,8 @@ def quantize_card(result: QuantizeResult, name: str) -> Group:
         parts.append(remark(f"On {found.quality.tokens:,} held-out tokens. {ERROR_NOTE}"))
     if result.baseline is not None:
         parts.append(facts(_baseline(result.baseline, result)))
+    elif result.planned.kl_mean is not None and result.additivity is not None and not result.trials:
+        parts.append(remark("No preset or single format is so small: there is no uniform file to compare with."))
     if result.trials:
         parts += [heading("Sizes that were tried"), _trials(result.trials)]
     worst = sorted(result.tensors, key=lambda outcome: -outcome.relative_error)[:_WORST]
