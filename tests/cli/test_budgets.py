@@ -132,14 +132,15 @@ def test_one_record_holds_one_budget():
 
 
 def test_text_of_ones_own_calibrates(tmp_path):
-    Path("text.txt").write_text("The captain said nothing, and the ship went on. " * 60, encoding="utf-8")
+    sentences = [f"On day {day} the captain saw {day * day % 97} gulls and {day % 7} sails. " for day in range(120)]
+    Path("text.txt").write_text("".join(sentences), encoding="utf-8")
     # One weight tells: what it is solved to follows from what the text shows it.
     common = ("quantize", "demo", "--rule", "*.0.self_attn.k_proj*=q3_k", "--no-measure", "--calibrate")
     made = {}
     for name, more in (
-        ("a", ("--text", "text.txt")),
-        ("seed", ("--text", "text.txt", "--seed", "1")),
-        ("few", ("--text", "text.txt", "--calibration-tokens", "64")),
+        ("text", ("--text", "text.txt", "--calibration-tokens", "1024")),
+        ("seed", ("--text", "text.txt", "--calibration-tokens", "1024", "--seed", "1")),
+        ("few", ("--text", "text.txt", "--calibration-tokens", "512")),
     ):
         machine(*common[:2], f"{name}.gguf", *common[2:], *more)
         made[name] = (tmp_path / f"{name}.gguf").read_bytes()
