@@ -13,8 +13,8 @@ from halfpint.planning.engines import ENGINES
 from halfpint.planning.planner import Wish
 from halfpint.plans import Rule
 
-CALIBRATED_PARAMETERS = 1_500_000_000
-"""Models up to this size are calibrated unless it is refused: it takes the largest of them an hour on two cores."""
+CALIBRATED_PARAMETERS = 100_000_000
+"""Models up to this size are calibrated unless it is refused: it takes them minutes at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ class QuantizeOptions:
         The engine that must be able to load the result, checked before the work; empty for any.
     calibrate : bool or None
         Whether linear weights are solved with error feedback, on the bundled calibration text. None does it where
-        it takes an hour at most: models of a known family with at most `CALIBRATED_PARAMETERS`.
+        it takes minutes at most: models of a known family with at most `CALIBRATED_PARAMETERS`.
     gate : Gate
         Without `bits`, `format`, `budget` and `plan_file`: what the smallest file is searched for that keeps it.
     measure : MeasureOptions or None
