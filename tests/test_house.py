@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ def test_modules_and_functions_stay_short(path):
 
 def test_no_module_is_named_for_nothing():
     assert not {path.stem for path in MODULES} & FORBIDDEN_NAMES
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Test folders are no packages, so that pytest takes two files of one name for the same module."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_imports_stand_at_the_top():

@@ -5,6 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from bitsandbytes import functional
 from compressed_tensors.compressors.mx_utils import decompress_mx_scale
 from compressed_tensors.compressors.nvfp4.helpers import pack_fp4_to_uint8, unpack_fp4_from_uint8
 from hypothesis import given, settings
@@ -163,7 +164,6 @@ def test_e2m1_is_ml_dtypes_e2m1():
 
 
 def test_nf4_is_bitsandbytes_nf4():
-    functional = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")
     table = functional.get_4bit_type("nf4", device="cpu")
     assert np.array_equal(np.array(NF4_LEVELS, np.float32), table.numpy())
     weight = ordinary(16, 256)
