@@ -198,7 +198,7 @@ def what(function: Command) -> Command:
             "calibrate",
             default=None,
             help="Solve linear layers with error feedback, on the bundled calibration text or that of --text. "
-            "[default: where it takes seconds, which is up to 100 million parameters]",
+            "[default: where it takes minutes, which is up to 400 million parameters]",
         ),
     )(function)
 

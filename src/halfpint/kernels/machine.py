@@ -24,7 +24,8 @@ NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
 MOST_THREADS = 1024
 """Threads that may be asked for: more than processors have, and as many as systems give."""
 
-_WIDE_COLUMNS = 1024
+WIDE_COLUMNS = 1024
+"""Columns from which on the products of NumPy are shared among threads."""
 
 _PROBE_BYTES = 256 * 2**20
 _PROBE_ROUNDS = 4
@@ -79,7 +80,7 @@ def product_threads(columns: int) -> Iterator[None]:
         Of the matrices that are multiplied. Narrow ones get one thread: the threads of BLAS wait for each other by
         spinning, which costs more than they gain there, and very much more where other programs want the processor.
     """
-    wide = columns >= _WIDE_COLUMNS
+    wide = columns >= WIDE_COLUMNS
     with _libraries().limit(limits=thread_count() if wide else 1, user_api="blas"):
         yield
 

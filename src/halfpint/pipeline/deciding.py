@@ -11,12 +11,14 @@ from halfpint.errors import UnsupportedError, UsageError
 from halfpint.families import find, read_config
 from halfpint.kernels.machine import product_threads
 from halfpint.measuring.comparison import known_config
+from halfpint.pipeline.calibrating import is_needed
 from halfpint.pipeline.forecasting import limits_within, peak_bytes
 from halfpint.pipeline.measurement import calibration_tokens, reads_text
 from halfpint.pipeline.options import CALIBRATED_PARAMETERS, QuantizeOptions
 from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import PlanResult
 from halfpint.pipeline.sensing import sense
+from halfpint.pipeline.timing import job_seconds
 from halfpint.planning import engines, plan_file
 from halfpint.planning.budget import Group
 from halfpint.planning.candidates import CostOf, candidates, plan_within
@@ -24,9 +26,6 @@ from halfpint.planning.memory import MemoryNeed, memory_need
 from halfpint.planning.planner import Wish, make_plan, model_parameters
 from halfpint.planning.sensitivity import Sensed, assumed_costs, measured_costs
 from halfpint.plans import Plan
-
-# What one thread of a laptop reads, solves, writes and reads back in a second.
-_WEIGHTS_PER_SECOND = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +180,6 @@ def forecast(
     refusals = engines.refusals(made, checkpoint.config)
     if options.engine in refusals:
         raise UnsupportedError(f"{options.engine} cannot load this: {refusals[options.engine]}")
-    weights = sum(spec.parameters for spec in checkpoint.tensors.values())
     tokens = options.calibration.tokens or calibration_tokens(checkpoint)
     limits = limits_within(checkpoint, made, tokens, options.max_memory_bytes)
     by_tensor = market.costs(made) if market is not None and market.sensed is not None else {}
@@ -191,17 +189,18 @@ def forecast(
         engines=engines.loaders(made, checkpoint.config),
         refusals=refusals,
         peak_memory_bytes=peak_bytes(checkpoint, made, tokens, limits),
-        seconds=weights / _WEIGHTS_PER_SECOND,
+        seconds=job_seconds(checkpoint, made, tokens),
         kl_mean=sum(by_tensor.values()) if by_tensor else None,
         memory=memory,
         kl_by_tensor=by_tensor,
         sensed=None if market is None else market.sensed,
         limits=limits,
+        calibration_tokens=tokens if is_needed(made) else 0,
     )
 
 
 def calibrates(checkpoint: Checkpoint, options: QuantizeOptions) -> bool:
-    """Whether this job looks at text: as asked, or where it takes seconds."""
+    """Whether this job looks at text: as asked, or where it takes minutes."""
     if options.calibrate is not None:
         return options.calibrate
     weights = sum(spec.parameters for spec in checkpoint.tensors.values())

@@ -13,8 +13,8 @@ from halfpint.planning.engines import ENGINES
 from halfpint.planning.planner import Wish
 from halfpint.plans import Rule
 
-CALIBRATED_PARAMETERS = 100_000_000
-"""Models up to this size are calibrated unless it is refused: it takes them minutes at most."""
+CALIBRATED_PARAMETERS = 400_000_000
+"""Models up to this size are calibrated unless it is refused: it takes them a quarter of an hour at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

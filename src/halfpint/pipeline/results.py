@@ -45,6 +45,8 @@ class PlanResult:
         What was measured.
     limits : Limits
         How the job divides its memory to stay below `peak_memory_bytes`.
+    calibration_tokens : int
+        About so many tokens of text will be read to solve weights on; 0 when none of them needs text.
     """
 
     plan: Plan
@@ -58,6 +60,7 @@ class PlanResult:
     kl_by_tensor: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     sensed: Sensed | None = None
     limits: Limits = Limits()  # noqa: RUF009 - frozen
+    calibration_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,7 @@ def plan(planned: PlanResult) -> Object:
             "peak_memory_bytes": planned.peak_memory_bytes,
             "seconds": planned.seconds,
             "kl_mean": planned.kl_mean,
+            "calibration_tokens": planned.calibration_tokens,
         },
         "memory": None if planned.memory is None else dataclasses.asdict(planned.memory),
     }

@@ -19,6 +19,7 @@ from halfpint.report.quality import ERROR_NOTE, quality_facts
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNMEASURED": "bold yellow"}
 _WORST = 5
 _REASON_COLUMNS = 22
+_UNCALIBRATED = "with --calibrate linear layers are solved on text: closer, and slower"
 
 
 def plan_card(planned: PlanResult, name: str, every_tensor: bool = False) -> Group:
@@ -88,7 +89,9 @@ def _sizes(plan: Plan, original_bytes: int) -> list[tuple[str, str, str]]:
 
 
 def _forecast(planned: PlanResult) -> list[tuple[str, str, str]]:
+    tokens = planned.calibration_tokens
     rows = [
+        ("calibration", f"{tokens:,}" if tokens else "none", "tokens of text" if tokens else _UNCALIBRATED),
         ("peak memory", size(planned.peak_memory_bytes), "forecast, without the comparison"),
         ("time", duration(planned.seconds), "forecast, without the comparison"),
     ]
