@@ -19,7 +19,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def plan(source):
-    return decide(source, options("gguf", calibrate=True)).plan
+    return decide(source, options("gguf", bits=4, calibrate=True)).plan
 
 
 def test_text_takes_time_in_proportion(source, plan):
@@ -29,12 +29,12 @@ def test_text_takes_time_in_proportion(source, plan):
 
 
 def test_a_job_without_text_costs_the_same_however_much_there_is(source):
-    plain = decide(source, options("gguf", calibrate=False)).plan
+    plain = decide(source, options("gguf", bits=4, calibrate=False)).plan
     assert job_seconds(source, plain, TOKENS) == job_seconds(source, plain, 2 * TOKENS)
 
 
 def test_solving_costs_more_than_rounding(source, plan):
-    plain = decide(source, options("gguf", calibrate=False)).plan
+    plain = decide(source, options("gguf", bits=4, calibrate=False)).plan
     assert job_seconds(source, plan, 0) > job_seconds(source, plain, 0)
 
 
