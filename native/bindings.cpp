@@ -5,7 +5,6 @@
 #include <nanobind/stl/vector.h>
 
 #include "dispatch.hpp"
-#include "probe.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -14,6 +13,7 @@ namespace halfpint {
 void bind_groups(nb::module_& module);
 void bind_encode(nb::module_& module);
 void bind_linear(nb::module_& module);
+void bind_probe(nb::module_& module);
 void bind_solve(nb::module_& module);
 }  // namespace halfpint
 
@@ -29,8 +29,7 @@ NB_MODULE(_native, module) {
     });
     module.def("thread_count", &thread_count);
     module.def("set_thread_count", &set_thread_count);
-    module.def("read_bandwidth", &read_bandwidth, nb::arg("size_bytes"), nb::arg("rounds"),
-               nb::call_guard<nb::gil_scoped_release>());
+    bind_probe(module);
     bind_groups(module);
     bind_encode(module);
     bind_linear(module);

@@ -8,6 +8,7 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const SolveKernels& solve_kernels();
+const ProbeKernels& probe_kernels();
 }  // namespace portable
 #if defined(HALFPINT_X86)
 namespace avx2 {
@@ -15,12 +16,14 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const SolveKernels& solve_kernels();
+const ProbeKernels& probe_kernels();
 }  // namespace avx2
 namespace avx512 {
 const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const SolveKernels& solve_kernels();
+const ProbeKernels& probe_kernels();
 }  // namespace avx512
 #endif
 
@@ -75,11 +78,20 @@ const SolveKernels& solve_kernels() {
     }
     return portable::solve_kernels();
 }
+const ProbeKernels& probe_kernels() {
+    switch (active_isa()) {
+        case Isa::avx512: return avx512::probe_kernels();
+        case Isa::avx2: return avx2::probe_kernels();
+        case Isa::portable: break;
+    }
+    return portable::probe_kernels();
+}
 #else
 const GroupKernels& group_kernels() { return portable::group_kernels(); }
 const EncodeKernels& encode_kernels() { return portable::encode_kernels(); }
 const LinearKernels& linear_kernels() { return portable::linear_kernels(); }
 const SolveKernels& solve_kernels() { return portable::solve_kernels(); }
+const ProbeKernels& probe_kernels() { return portable::probe_kernels(); }
 #endif
 
 }  // namespace halfpint

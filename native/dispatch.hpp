@@ -4,6 +4,7 @@
 #include "isa/groups.hpp"
 #include "isa/encode.hpp"
 #include "isa/linear.hpp"
+#include "isa/probe.hpp"
 #include "isa/solve.hpp"
 
 namespace halfpint {

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from halfpint.measuring.metrics import Quality
     from halfpint.pipeline.inspection import Inspection, TensorView
     from halfpint.pipeline.options import (
+        BenchOptions,
         Budget,
         CalibrationOptions,
         Gate,
@@ -37,17 +38,21 @@ if TYPE_CHECKING:
     )
     from halfpint.pipeline.results import (
         Baseline,
+        BenchResult,
+        BenchRow,
         DemoResult,
         DoctorReport,
         Generated,
         Measurement,
         PlanResult,
         QuantizeResult,
+        Spread,
         Trial,
         VerifyReport,
     )
     from halfpint.pipeline.verbs import (
         Chat,
+        bench,
         demo,
         doctor,
         generate,
@@ -66,6 +71,9 @@ __version__ = "0.1.0"
 __all__ = [
     "FORMATS",
     "Baseline",
+    "BenchOptions",
+    "BenchResult",
+    "BenchRow",
     "Budget",
     "CalibrationOptions",
     "Chat",
@@ -87,6 +95,7 @@ __all__ = [
     "QuantizeResult",
     "RoomError",
     "ShapeError",
+    "Spread",
     "TensorView",
     "Trial",
     "UnsupportedError",
@@ -94,6 +103,7 @@ __all__ = [
     "VerificationError",
     "VerifyReport",
     "__version__",
+    "bench",
     "demo",
     "doctor",
     "generate",
@@ -124,6 +134,7 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "halfpint.measuring.metrics": ("Quality",),
         "halfpint.pipeline.inspection": ("Inspection", "TensorView"),
         "halfpint.pipeline.options": (
+            "BenchOptions",
             "Budget",
             "CalibrationOptions",
             "Gate",
@@ -133,17 +144,21 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "halfpint.pipeline.results": (
             "Baseline",
+            "BenchResult",
+            "BenchRow",
             "DemoResult",
             "DoctorReport",
             "Generated",
             "Measurement",
             "PlanResult",
             "QuantizeResult",
+            "Spread",
             "Trial",
             "VerifyReport",
         ),
         "halfpint.pipeline.verbs": (
             "Chat",
+            "bench",
             "demo",
             "doctor",
             "generate",

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from halfpint.cli import main
 from halfpint.pipeline import verbs
+from halfpint.pipeline.opening import demo_folder
 from halfpint.pipeline.options import GenerateOptions
 
 GENERATE_KEYS = {
@@ -24,6 +25,18 @@ GENERATE_KEYS = {
     "prefill_tokens_per_second",
     "decode_tokens_per_second",
     "peak_memory_bytes",
+}
+
+BENCH_KEYS = {
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "read_bandwidth",
+    "bandwidth_share",
+    "arithmetic_share",
+    "load_seconds",
+    "peak_memory_bytes",
+    "spread",
+    "threads",
 }
 
 
@@ -115,6 +128,28 @@ def test_a_stopped_answer_is_as_if_it_was_never_asked_for():
         with pytest.raises(KeyboardInterrupt):
             chat.reply("What is in the house?", stop)
         assert chat.reply("Good evening.").text == other.reply("Good evening.").text
+
+
+def test_bench_measures_every_length_beside_the_limits():
+    told = machine("bench", "demo", "--prompt", "8", "--prompt", "24", "--tokens", "4", "--repeats", "2")
+    assert set(told) >= BENCH_KEYS
+    assert [(row["prompt_tokens"], row["tokens"]) for row in told["rows"]] == [(8, 4), (24, 4)]
+    for row in told["rows"]:
+        for name, (lowest, highest) in row["spread"].items():
+            assert 0 < lowest <= row[name] <= highest
+    assert "of memory" in run("bench", "demo", "--prompt", "8", "--tokens", "2", "--repeats", "1").stdout
+
+
+def test_bench_needs_no_tokenizer(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(demo_folder() / name)
+    assert machine("bench", str(tmp_path), "--prompt", "4", "--tokens", "2", "--repeats", "1")["repeats"] == 1
+
+
+def test_a_bench_beyond_the_context_is_refused():
+    result = CliRunner().invoke(main, ["bench", "demo", "--prompt", "100000"])
+    assert result.exit_code == 4
+    assert "shorter --prompt" in result.stderr
 
 
 def test_doctor_describes_the_machine():

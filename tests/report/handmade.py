@@ -14,6 +14,8 @@ from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.inspection import Inspection, Rounding, TensorView
 from halfpint.pipeline.results import (
     Baseline,
+    BenchResult,
+    BenchRow,
     DemoEntry,
     DemoResult,
     DoctorReport,
@@ -21,6 +23,7 @@ from halfpint.pipeline.results import (
     Measurement,
     PlanResult,
     QuantizeResult,
+    Spread,
     Trial,
     VerifyReport,
 )
@@ -192,6 +195,33 @@ DEMO = DemoResult(
         DemoEntry("4-bit", 3900000, 4.6, QUALITY, 1100.0, " and quiet house"),
     ),
     seconds=41.0,
+)
+BENCHED = BenchResult(
+    version="0.1.0",
+    numpy="2.4.0",
+    processor="An Ordinary CPU @ 3.0 GHz",
+    kernel="avx2",
+    instruction="vpmaddubsw, 256 bits",
+    threads=4,
+    repeats=3,
+    weight_bytes=3899000000,
+    weight_bytes_per_token=3750000000.0,
+    operations_per_token=12950000000.0,
+    load_seconds=4.2,
+    peak_memory_bytes=4310000000,
+    rows=tuple(
+        BenchRow(
+            prompt_tokens=prompt,
+            tokens=128,
+            prefill_tokens_per_second=Spread(48.7, 47.1, 49.0),
+            decode_tokens_per_second=Spread(6.3, 5.7, 7.02),
+            arithmetic_share=Spread(0.67, 0.64, 0.69),
+            bandwidth_share=Spread(0.88, 0.85, 0.91),
+            integer_peak=Spread(9.3e11, 9.1e11, 9.4e11),
+            read_bandwidth=Spread(2.96e10, 2.9e10, 3.1e10),
+        )
+        for prompt in (128, 512)
+    ),
 )
 DOCTOR = DoctorReport(
     version="0.1.0",

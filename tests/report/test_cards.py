@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from halfpint import formats
-from halfpint.report import inspecting, planning, quality, stories
+from halfpint.report import inspecting, planning, quality, speed, stories
 from halfpint.report.layout import bar
 
 CARDS = {
@@ -23,6 +23,7 @@ CARDS = {
     "measure": lambda _: quality.measure_card(handmade.MEASUREMENT, "llama.gguf", "llama-2-7b"),
     "demo": lambda _: stories.demo_card(handmade.DEMO),
     "verify": lambda _: stories.verify_card(handmade.VERIFIED, "llama.gguf"),
+    "bench": lambda _: speed.bench_card(handmade.BENCHED, "llama-2-7b"),
     "doctor": lambda _: stories.doctor_card(handmade.DOCTOR),
 }
 

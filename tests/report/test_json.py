@@ -25,6 +25,25 @@ MEASURE_KEYS = {
     "perplexity_ratio",
     "perplexity_ratio_stderr",
 }
+FIGURES = {
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "read_bandwidth",
+    "integer_peak",
+    "bandwidth_share",
+    "arithmetic_share",
+}
+BENCH_KEYS = {
+    "load_seconds",
+    "peak_memory_bytes",
+    "threads",
+    "version",
+    "numpy",
+    "processor",
+    "kernel",
+    "spread",
+    "rows",
+}
 PLAN_KEYS = {"bytes", "bits_per_weight", "tensors", "engines", "forecast"}
 PROMISED = {
     "inspect": (
@@ -50,6 +69,7 @@ PROMISED = {
     ),
     "demo": (objects.demo(handmade.DEMO), {"original", "quantized"}),
     "verify": (objects.verified(handmade.VERIFIED), {"container", "family", "tensors", "bytes", "parameters"}),
+    "bench": (objects.benched(handmade.BENCHED), BENCH_KEYS | FIGURES),
     "doctor": (objects.doctor(handmade.DOCTOR), {"version", "kernel", "memory_bytes", "packages"}),
     "inspect TENSOR": (
         objects.tensor_view(handmade.TENSOR_VIEW),
@@ -78,6 +98,15 @@ def test_parts_have_the_promised_keys():
     told = objects.demo(handmade.DEMO)
     for entry in (told["original"], *told["quantized"]):
         assert MEASURE_KEYS | {"name", "bytes", "bits_per_weight", "decode_tokens_per_second"} <= set(entry)
+
+
+def test_a_benchmark_stands_for_its_longest_prompt_and_says_how_far_samples_lay_apart():
+    told = objects.benched(handmade.BENCHED)
+    assert [row["prompt_tokens"] for row in told["rows"]] == [128, 512]
+    for row in told["rows"]:
+        assert set(row) == FIGURES | {"prompt_tokens", "tokens", "spread"}
+        assert all(low <= row[name] <= high for name, (low, high) in row["spread"].items())
+    assert {name: told[name] for name in FIGURES} == {name: told["rows"][1][name] for name in FIGURES}
 
 
 def test_without_a_comparison_quality_is_null():

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, Entry] = MappingProxyType(
         "verify": Entry("halfpint.cli.verify", "Check that a checkpoint is complete and consistent."),
         "generate": Entry("halfpint.cli.generate", "Continue a text."),
         "chat": Entry("halfpint.cli.chat", "Talk to a model."),
+        "bench": Entry("halfpint.cli.bench", "How fast a model reads and writes here."),
         "doctor": Entry("halfpint.cli.doctor", "Processor, kernels, memory, and what is installed."),
         "completion": Entry("halfpint.cli.completion", "Print the script that completes commands in a shell."),
     }

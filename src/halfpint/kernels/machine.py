@@ -1,4 +1,4 @@
-"""What this processor can do, which kernels were chosen for it, and what its memory gives."""
+"""What this processor can do, and which kernels were chosen for it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,6 @@ MOST_THREADS = 1024
 
 WIDE_COLUMNS = 1024
 """Columns from which on the products of NumPy are shared among threads."""
-
-_PROBE_BYTES = 256 * 2**20
-_PROBE_ROUNDS = 4
 
 
 def features() -> tuple[str, ...]:
@@ -89,8 +86,3 @@ def product_threads(columns: int) -> Iterator[None]:
 def _libraries() -> ThreadpoolController:
     """The BLAS libraries of this process: they are all loaded with this package."""
     return ThreadpoolController()
-
-
-def read_bandwidth() -> float:
-    """Bytes a second that all threads together read from memory, measured now (takes about a quarter second)."""
-    return _native.read_bandwidth(_PROBE_BYTES, _PROBE_ROUNDS)

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from halfpint import __version__, formats
-from halfpint.kernels import coding, linear, machine
+from halfpint.kernels import coding, linear, machine, probe
 from halfpint.pipeline.results import DoctorReport
 
 _PACKAGES = (
@@ -40,7 +40,7 @@ def diagnose() -> DoctorReport:
         kernel=machine.chosen(),
         kernels=(*machine.explain(), *linear.explain().splitlines()),
         native_formats=tuple(name for name in formats.FORMATS if name in coding.NATIVE_FORMATS),
-        read_bandwidth=machine.read_bandwidth(),
+        read_bandwidth=probe.read_bandwidth(),
         packages={name: version for name in _PACKAGES if (version := installed_version(name))},
     )
 

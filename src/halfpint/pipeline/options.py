@@ -229,6 +229,32 @@ def parse_rule(text: str) -> Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """How to measure the speed of a model.
+
+    Attributes
+    ----------
+    prompts : tuple of int
+        Lengths of the prompts that are read; when empty 128 and 512, as far as the model's context holds them.
+    tokens : int
+        Tokens written after each.
+    repeats : int
+        How often each is done.
+    seed : int
+        Of the random tokens of the prompts.
+    """
+
+    prompts: tuple[int, ...] = ()
+    tokens: int = 128
+    repeats: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min((self.tokens, self.repeats, *self.prompts)) < 1:
+            raise UsageError("--prompt, --tokens and --repeats must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateOptions:
     """How to continue a text.
 

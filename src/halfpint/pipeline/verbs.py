@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from halfpint.pipeline import inspection, job
+from halfpint.pipeline.benchmarking import bench
 from halfpint.pipeline.deciding import decide
 from halfpint.pipeline.demonstration import demonstrate
 from halfpint.pipeline.diagnosis import diagnose
@@ -30,6 +31,7 @@ from halfpint.planning import plan_file
 
 __all__ = [
     "Chat",
+    "bench",
     "demo",
     "doctor",
     "generate",

@@ -15,6 +15,8 @@ from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.inspection import Inspection, TensorView
 from halfpint.pipeline.results import (
     Baseline,
+    BenchResult,
+    BenchRow,
     DemoEntry,
     DemoResult,
     DoctorReport,
@@ -194,6 +196,37 @@ def _demo_entry(entry: DemoEntry) -> Object:
         "bits_per_weight": entry.bits_per_weight,
         "decode_tokens_per_second": entry.decode_tokens_per_second,
         "sample": entry.sample,
+    }
+
+
+def benched(found: BenchResult) -> Object:
+    """What `bench` promises: the figures of the longest prompt by themselves, and those of every length in `rows`."""
+    longest = _bench_row(found.longest)
+    shown = {key: longest[key] for key in _BENCH_FIGURES}
+    return (
+        {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name != "rows"}
+        | shown
+        | {"spread": longest["spread"], "rows": [_bench_row(row) for row in found.rows]}
+    )
+
+
+_BENCH_FIGURES = (
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "arithmetic_share",
+    "bandwidth_share",
+    "integer_peak",
+    "read_bandwidth",
+)
+
+
+def _bench_row(row: BenchRow) -> Object:
+    spreads = {name: getattr(row, name) for name in _BENCH_FIGURES}
+    return {
+        "prompt_tokens": row.prompt_tokens,
+        "tokens": row.tokens,
+        **{name: spread.median for name, spread in spreads.items()},
+        "spread": {name: [spread.lowest, spread.highest] for name, spread in spreads.items()},
     }
 
 

@@ -41,8 +41,11 @@ def resident_bytes() -> int:
 
 
 def speed(stage: str, done: int, seconds: float) -> str:
-    """How fast a stage goes: `1.2 GB/s` or `3.1k token-layers/s`; empty before anything is done."""
-    if done <= 0 or seconds <= 0:
+    """How fast a stage goes: `1.2 GB/s` or `3.1k token-layers/s`; empty before anything is done.
+
+    A benchmark says nothing of itself before it is done: what it counts is read and written at different speeds.
+    """
+    if done <= 0 or seconds <= 0 or stage == "bench":
         return ""
     return f"{count(done / seconds)} token-layers/s" if stage in _TOKEN_STAGES else rate(done / seconds)
 

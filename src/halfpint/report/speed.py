@@ -1,0 +1,52 @@
+"""How fast a model runs."""
+
+from __future__ import annotations
+
+from rich.console import Group
+
+from halfpint.pipeline.results import BenchResult, Spread
+from halfpint.report.layout import card, facts, heading, remark, table
+from halfpint.report.numbers import count, duration, percent, rate, significant, size
+
+
+def bench_card(found: BenchResult, name: str) -> Group:
+    """Speeds at every length, and how near they are to the limits."""
+    times = f"{found.repeats} times each" if found.repeats > 1 else "once each"
+    rows = [
+        (
+            f"{row.prompt_tokens} + {row.tokens}",
+            _ranged(row.prefill_tokens_per_second),
+            percent(row.arithmetic_share.median),
+            _ranged(row.decode_tokens_per_second),
+            percent(row.bandwidth_share.median),
+        )
+        for row in found.rows
+    ]
+    longest = found.longest
+    return card(
+        heading(
+            f"{name} on {found.threads} {'thread' if found.threads == 1 else 'threads'}", f"{found.kernel}, {times}"
+        ),
+        table(("<tokens", "read/s", "of arithmetic", "written/s", "of memory"), rows),
+        facts(
+            (
+                ("memory gives", rate(longest.read_bandwidth.median), f"{size(found.weight_bytes_per_token)} a token"),
+                (
+                    "arithmetic gives",
+                    f"{count(longest.integer_peak.median)} operations/s",
+                    f"{count(found.operations_per_token)} a token, with {found.instruction}",
+                ),
+                ("loaded in", duration(found.load_seconds), f"peak memory {size(found.peak_memory_bytes)}"),
+                ("processor", found.processor or "not named", f"halfpint {found.version}, numpy {found.numpy}"),
+            )
+        ),
+        remark(
+            "Medians, lowest and highest. Both limits are measured right before and after each sample.\n"
+            "Shares count the products with the weights alone, without attention."
+        ),
+    )
+
+
+def _ranged(value: Spread) -> str:
+    """A median and where the samples lay."""
+    return f"{significant(value.median)} [{significant(value.lowest)}..{significant(value.highest)}]"
