@@ -34,6 +34,7 @@ def commands(models: list[str], scratch: Path) -> dict[str, list[str]]:
             *("size_against_kl.py", *models, "--llama", "Q3_K_M", "Q4_K_M", "Q6_K", "--formats", "q4_k"),
             *("--budgets", "4", "5", "--auto-round", "--output", str(scratch / "size"), *SHORT),
         ],
+        "gates": ["gates.py", *models, "--keep", "0.97", "--max-kl", "0.01", "--sizes", "6", *SHORT],
         "coverage": ["interval_coverage.py", "demo", str(candidate), *story, *words],
         "scales": ["scale_search.py", "--groups", "16"],
     }

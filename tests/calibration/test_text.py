@@ -48,6 +48,18 @@ def test_a_limit_shortens_all_sources_alike():
     assert all(first.source != second.source for first, second in pairwise(windows))
 
 
+@pytest.mark.parametrize("limit", [30, 200, 1000, 10_000])
+def test_what_is_taken_stands_at_even_distances(limit):
+    numbers = "".join(chr(1000 + number) * 20 for number in range(100))
+    windows = text.cut(Characters(), [text.TextSource("a", numbers)], tokens_per_window=21, token_limit=limit)
+    places = [window.token_ids[1] - 1002 for window in windows]
+    assert len(places) == min(100, -(-limit // 21))
+    gaps = [after - before for before, after in pairwise(places)]
+    assert max(gaps, default=1) - min(gaps, default=1) <= 1
+    # The beginning and the end are left out alike.
+    assert abs(places[0] - (99 - places[-1])) <= 1
+
+
 @pytest.mark.parametrize("limit", [30, 100, 600, 10_000])
 def test_what_is_taken_and_what_is_left_out_is_all_there_is(limit):
     sources = [text.TextSource("a", "x" * 1000), text.TextSource("b", "y" * 190), text.TextSource("c", "z" * 9)]

@@ -149,6 +149,8 @@ def select(
 ) -> Selection:
     """Cut texts into windows, taking from every source in turn so that a limit shortens all alike.
 
+    Where a limit leaves windows out, those that are taken stand at even distances in their source.
+
     Parameters
     ----------
     tokenizer : TextTokenizer
@@ -195,15 +197,21 @@ def select(
 
 
 def _in_turn(queues: Sequence[Sequence[Window]], token_limit: int) -> list[Window]:
-    """One window of each queue, then the next of each, until there are enough tokens."""
-    windows: list[Window] = []
+    """One window of each queue, then another of each, until there are enough tokens; spread over each queue."""
+    counts = [0] * len(queues)
     total = 0
     for turn in range(max((len(queue) for queue in queues), default=0)):
-        for queue in queues:
+        for number, queue in enumerate(queues):
             if turn < len(queue) and total < token_limit:
-                windows.append(queue[turn])
+                counts[number] += 1
                 total += len(queue[turn].token_ids)
-    return windows
+    chosen = [_spread(queue, count) for queue, count in zip(queues, counts, strict=True)]
+    return [queue[turn] for turn in range(max(counts, default=0)) for queue in chosen if turn < len(queue)]
+
+
+def _spread(queue: Sequence[Window], count: int) -> list[Window]:
+    """So many windows at even distances: neighbours speak of the same things, and tell less together."""
+    return [queue[(2 * place + 1) * len(queue) // (2 * count)] for place in range(count)]
 
 
 def cut(

@@ -236,11 +236,8 @@ class _Search:
             self.disagreement = max(1 - quality.top1_agreement, 1e-6) / math.sqrt(quality.kl_mean)
 
     def close(self, nbytes: int) -> None:
-        """No file lies between this size and one that was made: it counts as that one."""
-        if self.enough and nbytes < self.enough:
-            self.too_small = max(self.too_small, nbytes)
-        else:
-            self.too_small = max(self.too_small, nbytes)
+        """No file lies between this size and one that was made: the search goes on above it."""
+        self.too_small = max(self.too_small, nbytes)
 
     def _failed(self) -> bool:
         return any(not trial.passed for trial in self.trials)
