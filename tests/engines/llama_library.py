@@ -276,8 +276,8 @@ def check_layouts(llama: ctypes.CDLL) -> None:
             raise LibraryError(f"{function_name} returned {found}, not {expected}: the structs do not fit this build")
 
 
-def open_library(folder: Path) -> Library:
-    """Load the libraries in a folder and the fastest CPU backend beside them.
+def open_library(folder: Path, backends: Path | None = None) -> Library:
+    """Load the libraries in a folder, and the fastest CPU backend beside them or in another folder.
 
     Raises
     ------
@@ -295,7 +295,7 @@ def open_library(folder: Path) -> Library:
         raise LibraryError(f"the libraries in {folder} are of ggml commit {commit}, the structs of {COMMIT}")
     check_layouts(llama)
     llama.llama_log_set(LOG_CALLBACK, None)
-    ggml.ggml_backend_load_all_from_path(str(folder).encode())
+    ggml.ggml_backend_load_all_from_path(str(backends or folder).encode())
     llama.llama_backend_init()
     count = llama.llama_model_quantize_default_params().output_type  # "not set" is one past the last type
     names = ((number, base.ggml_type_name(number)) for number in range(count))
