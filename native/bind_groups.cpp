@@ -6,8 +6,6 @@
 #include <nanobind/stl/tuple.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <tuple>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "dispatch.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -38,20 +37,6 @@ using ReadBytes = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb:
 void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
-
-// Floats aligned for vectors of any width.
-class Scratch {
-public:
-    explicit Scratch(std::size_t count)
-        : floats_(static_cast<float*>(::operator new(count * sizeof(float), std::align_val_t{64}))) {}
-    float* get() const { return floats_.get(); }
-
-private:
-    struct Free {
-        void operator()(float* floats) const { ::operator delete(floats, std::align_val_t{64}); }
-    };
-    std::unique_ptr<float, Free> floats_;
-};
 
 // What `halfpint.formats` says of a format with codes in groups, and of the search for its scales.
 struct GroupSearch {

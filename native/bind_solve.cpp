@@ -5,14 +5,13 @@
 #include <nanobind/stl/tuple.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "dispatch.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -36,20 +35,6 @@ template <class Matrix>
 void require_shape(const Matrix& matrix, std::size_t rows, std::size_t columns, const char* message) {
     require(matrix.shape(0) == rows && matrix.shape(1) == columns, message);
 }
-
-// Floats aligned for vectors of any width.
-class Scratch {
-public:
-    explicit Scratch(std::size_t count)
-        : floats_(static_cast<float*>(::operator new(count * sizeof(float), std::align_val_t{64}))) {}
-    float* get() const { return floats_.get(); }
-
-private:
-    struct Free {
-        void operator()(float* floats) const { ::operator delete(floats, std::align_val_t{64}); }
-    };
-    std::unique_ptr<float, Free> floats_;
-};
 
 // Owns the tables that a SolveLattice points to.
 struct Lattice {

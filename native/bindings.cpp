@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "dispatch.hpp"
+#include "processors.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -15,6 +16,8 @@ void bind_encode(nb::module_& module);
 void bind_linear(nb::module_& module);
 void bind_probe(nb::module_& module);
 void bind_solve(nb::module_& module);
+void bind_attention(nb::module_& module);
+void bind_elementwise(nb::module_& module);
 }  // namespace halfpint
 
 NB_MODULE(_native, module) {
@@ -29,9 +32,12 @@ NB_MODULE(_native, module) {
     });
     module.def("thread_count", &thread_count);
     module.def("set_thread_count", &set_thread_count);
+    module.def("processor_quota", &processor_quota, nb::arg("root"));
     bind_probe(module);
     bind_groups(module);
     bind_encode(module);
     bind_linear(module);
     bind_solve(module);
+    bind_attention(module);
+    bind_elementwise(module);
 }

@@ -8,6 +8,8 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const SolveKernels& solve_kernels();
+const AttentionKernels& attention_kernels();
+const ElementwiseKernels& elementwise_kernels();
 const ProbeKernels& probe_kernels();
 }  // namespace portable
 #if defined(HALFPINT_X86)
@@ -16,6 +18,8 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const SolveKernels& solve_kernels();
+const AttentionKernels& attention_kernels();
+const ElementwiseKernels& elementwise_kernels();
 const ProbeKernels& probe_kernels();
 }  // namespace avx2
 namespace avx512 {
@@ -23,6 +27,8 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const SolveKernels& solve_kernels();
+const AttentionKernels& attention_kernels();
+const ElementwiseKernels& elementwise_kernels();
 const ProbeKernels& probe_kernels();
 }  // namespace avx512
 #endif
@@ -70,6 +76,24 @@ const LinearKernels& linear_kernels() {
     return portable::linear_kernels();
 }
 
+const AttentionKernels& attention_kernels() {
+    switch (active_isa()) {
+        case Isa::avx512: return avx512::attention_kernels();
+        case Isa::avx2: return avx2::attention_kernels();
+        case Isa::portable: break;
+    }
+    return portable::attention_kernels();
+}
+
+const ElementwiseKernels& elementwise_kernels() {
+    switch (active_isa()) {
+        case Isa::avx512: return avx512::elementwise_kernels();
+        case Isa::avx2: return avx2::elementwise_kernels();
+        case Isa::portable: break;
+    }
+    return portable::elementwise_kernels();
+}
+
 const SolveKernels& solve_kernels() {
     switch (active_isa()) {
         case Isa::avx512: return avx512::solve_kernels();
@@ -91,6 +115,8 @@ const GroupKernels& group_kernels() { return portable::group_kernels(); }
 const EncodeKernels& encode_kernels() { return portable::encode_kernels(); }
 const LinearKernels& linear_kernels() { return portable::linear_kernels(); }
 const SolveKernels& solve_kernels() { return portable::solve_kernels(); }
+const AttentionKernels& attention_kernels() { return portable::attention_kernels(); }
+const ElementwiseKernels& elementwise_kernels() { return portable::elementwise_kernels(); }
 const ProbeKernels& probe_kernels() { return portable::probe_kernels(); }
 #endif
 

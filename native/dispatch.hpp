@@ -6,6 +6,8 @@
 #include "isa/linear.hpp"
 #include "isa/probe.hpp"
 #include "isa/solve.hpp"
+#include "isa/attention.hpp"
+#include "isa/elementwise.hpp"
 
 namespace halfpint {
 
@@ -17,5 +19,7 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const SolveKernels& solve_kernels();
+const AttentionKernels& attention_kernels();
+const ElementwiseKernels& elementwise_kernels();
 
 }  // namespace halfpint
