@@ -38,18 +38,15 @@ if TYPE_CHECKING:
     )
     from halfpint.pipeline.results import (
         Baseline,
-        BenchResult,
-        BenchRow,
         DemoResult,
         DoctorReport,
-        Generated,
         Measurement,
         PlanResult,
         QuantizeResult,
-        Spread,
         Trial,
         VerifyReport,
     )
+    from halfpint.pipeline.spoken import BenchResult, BenchRow, Generated, Spread
     from halfpint.pipeline.verbs import (
         Chat,
         bench,
@@ -144,18 +141,15 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "halfpint.pipeline.results": (
             "Baseline",
-            "BenchResult",
-            "BenchRow",
             "DemoResult",
             "DoctorReport",
-            "Generated",
             "Measurement",
             "PlanResult",
             "QuantizeResult",
-            "Spread",
             "Trial",
             "VerifyReport",
         ),
+        "halfpint.pipeline.spoken": ("BenchResult", "BenchRow", "Generated", "Spread"),
         "halfpint.pipeline.verbs": (
             "Chat",
             "bench",

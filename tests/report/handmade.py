@@ -14,19 +14,16 @@ from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.inspection import Inspection, Rounding, TensorView
 from halfpint.pipeline.results import (
     Baseline,
-    BenchResult,
-    BenchRow,
     DemoEntry,
     DemoResult,
     DoctorReport,
-    Generated,
     Measurement,
     PlanResult,
     QuantizeResult,
-    Spread,
     Trial,
     VerifyReport,
 )
+from halfpint.pipeline.spoken import BenchResult, BenchRow, Generated, Spread
 from halfpint.pipeline.writing import TensorOutcome
 from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan, PlannedTensor

@@ -13,7 +13,7 @@ from halfpint.cli.generate import show
 from halfpint.cli.input import standard_input
 from halfpint.cli.sampling import Sampling, generate_options, sampling
 from halfpint.errors import RoomError
-from halfpint.pipeline import verbs
+from halfpint.pipeline import speaking
 from halfpint.report.stories import generate_line
 
 _HELP = (
@@ -31,7 +31,7 @@ def command(model: str, **chosen: Unpack[Sampling]) -> None:
     Reads a message per line from standard input, so that a file or a pipe works too.
     """
     typed = standard_input()
-    with closing(verbs.Chat(model, generate_options(chosen))) as conversation:
+    with closing(speaking.Chat(model, generate_options(chosen))) as conversation:
         click.echo(click.style(_HELP, dim=True), err=True)
         for message in _messages(typed):
             if message == "/reset":
@@ -40,7 +40,7 @@ def command(model: str, **chosen: Unpack[Sampling]) -> None:
             click.echo(click.style(_answer(conversation, message, typed.isatty()), dim=True), err=True)
 
 
-def _answer(conversation: verbs.Chat, message: str, interactive: bool) -> str:
+def _answer(conversation: speaking.Chat, message: str, interactive: bool) -> str:
     """Show the answer to a message as it comes; give the line to say after it.
 
     Ctrl-C stops the answer only where somebody can type another message; it ends a chat that reads a file.

@@ -9,7 +9,7 @@ import click
 from halfpint.cli import options
 from halfpint.cli.input import standard_input
 from halfpint.cli.sampling import Sampling, generate_options, sampling
-from halfpint.pipeline import verbs
+from halfpint.pipeline import speaking
 from halfpint.report import json
 from halfpint.report.stories import generate_line
 from halfpint.report.words import printable
@@ -45,7 +45,7 @@ def command(model: str, prompt: str, **chosen: Unpack[_Text]) -> None:
     words = standard_input().read() if prompt == "-" else prompt
     if not chosen["as_json"]:
         show(words)
-    result = verbs.generate(model, words, how, hide if chosen["as_json"] else show)
+    result = speaking.generate(model, words, how, hide if chosen["as_json"] else show)
     if chosen["as_json"]:
         click.echo(json.dumps(json.generated(result)))
     else:

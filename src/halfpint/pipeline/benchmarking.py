@@ -24,11 +24,11 @@ from halfpint.errors import RoomError
 from halfpint.kernels import machine
 from halfpint.kernels.probe import Limits, Probe, integer_instruction, share
 from halfpint.pipeline.diagnosis import installed_version, processor_name
-from halfpint.pipeline.job import peak_memory_bytes
+from halfpint.pipeline.memory import peak_memory_bytes
 from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import BenchOptions
 from halfpint.pipeline.progress import Progress, silent
-from halfpint.pipeline.results import BenchResult, BenchRow, Spread
+from halfpint.pipeline.spoken import BenchResult, BenchRow, Spread
 
 USUAL_PROMPTS = (128, 512)
 """Lengths of prompts when none are named, as far as the model's context holds them."""

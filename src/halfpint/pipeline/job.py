@@ -6,7 +6,6 @@ journal, and the same job goes on from there, to the same bytes.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,11 +152,6 @@ def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, cali
             "goes on from there, with --fresh it starts again"
         )
         raise
-
-
-def peak_memory_bytes() -> int:
-    """Most memory that this process ever held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def refuse_target(source: Checkpoint, output: Path) -> None:

@@ -10,10 +10,10 @@ from halfpint.engine.cache import Cache
 from halfpint.engine.decoder import Decoder
 from halfpint.engine.generation import Generation, GenerationOptions, stream_text
 from halfpint.engine.sampling import SamplingOptions
-from halfpint.pipeline.job import peak_memory_bytes
+from halfpint.pipeline.memory import peak_memory_bytes
 from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import GenerateOptions
-from halfpint.pipeline.results import Generated
+from halfpint.pipeline.spoken import Generated
 from halfpint.tokenization import Tokenizer, load_tokenizer
 
 OnText = Callable[[str], None]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from halfpint.pipeline import inspection, job
+from halfpint.pipeline import inspection
 from halfpint.pipeline.benchmarking import bench
 from halfpint.pipeline.deciding import decide
 from halfpint.pipeline.demonstration import demonstrate
 from halfpint.pipeline.diagnosis import diagnose
 from halfpint.pipeline.measurement import held_out_windows, measure_checkpoints
+from halfpint.pipeline.memory import peak_memory_bytes
 from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import MeasureOptions, QuantizeOptions
 from halfpint.pipeline.progress import Progress, silent
@@ -127,7 +128,7 @@ def quantize(
         output=made.written.output,
         tensors=made.written.tensors,
         seconds=time.monotonic() - started,
-        peak_memory_bytes=job.peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
         verdict=verdict,
         verdict_reason=reason,
         measurement=measurement,

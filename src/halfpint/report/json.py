@@ -7,27 +7,28 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from halfpint.measuring.metrics import Quality
-from halfpint.pipeline.inspection import Inspection, TensorView
-from halfpint.pipeline.results import (
-    Baseline,
-    BenchResult,
-    BenchRow,
-    DemoEntry,
-    DemoResult,
-    DoctorReport,
-    Generated,
-    Measurement,
-    PlanResult,
-    QuantizeResult,
-    VerifyReport,
-)
 from halfpint.report.losses import loss_map
-from halfpint.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    # Records are read and not made: the commands that run a model need nothing of what makes the others.
+    from halfpint.measuring.metrics import Quality
+    from halfpint.pipeline.inspection import Inspection, TensorView
+    from halfpint.pipeline.results import (
+        Baseline,
+        DemoEntry,
+        DemoResult,
+        DoctorReport,
+        Measurement,
+        PlanResult,
+        QuantizeResult,
+        VerifyReport,
+    )
+    from halfpint.pipeline.spoken import BenchResult, BenchRow, Generated
+    from halfpint.tensors import TensorSpec
 
 Object = dict[str, Any]
 """One JSON object."""

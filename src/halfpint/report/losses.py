@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from halfpint.pipeline.results import PlanResult, QuantizeResult
-from halfpint.pipeline.writing import TensorOutcome
+if TYPE_CHECKING:
+    from halfpint.pipeline.results import PlanResult, QuantizeResult
+    from halfpint.pipeline.writing import TensorOutcome
 
 Object = dict[str, Any]
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
-from halfpint.pipeline.results import DemoEntry, DemoResult, DoctorReport, Generated, VerifyReport
 from halfpint.report.layout import bar, card, facts, heading, margin, remark, table, text
 from halfpint.report.numbers import count, duration, percent, rate, ratio, significant, size, with_error
 from halfpint.report.words import one_line
+
+if TYPE_CHECKING:
+    from halfpint.pipeline.results import DemoEntry, DemoResult, DoctorReport, VerifyReport
+    from halfpint.pipeline.spoken import Generated
 
 _BAR_COLUMNS = 16
 
