@@ -14,6 +14,7 @@ namespace halfpint {
 void bind_groups(nb::module_& module);
 void bind_encode(nb::module_& module);
 void bind_linear(nb::module_& module);
+void bind_integer(nb::module_& module);
 void bind_probe(nb::module_& module);
 void bind_solve(nb::module_& module);
 void bind_attention(nb::module_& module);
@@ -37,6 +38,7 @@ NB_MODULE(_native, module) {
     bind_groups(module);
     bind_encode(module);
     bind_linear(module);
+    bind_integer(module);
     bind_solve(module);
     bind_attention(module);
     bind_elementwise(module);

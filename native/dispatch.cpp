@@ -7,6 +7,8 @@ namespace portable {
 const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
+const IntegerKernels& integer_kernels();
+const IntegerPackers& integer_packers();
 const SolveKernels& solve_kernels();
 const AttentionKernels& attention_kernels();
 const ElementwiseKernels& elementwise_kernels();
@@ -17,6 +19,8 @@ namespace avx2 {
 const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
+const IntegerKernels& integer_kernels();
+const IntegerPackers& integer_packers();
 const SolveKernels& solve_kernels();
 const AttentionKernels& attention_kernels();
 const ElementwiseKernels& elementwise_kernels();
@@ -26,6 +30,8 @@ namespace avx512 {
 const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
+const IntegerKernels& integer_kernels();
+const IntegerPackers& integer_packers();
 const SolveKernels& solve_kernels();
 const AttentionKernels& attention_kernels();
 const ElementwiseKernels& elementwise_kernels();
@@ -76,6 +82,24 @@ const LinearKernels& linear_kernels() {
     return portable::linear_kernels();
 }
 
+const IntegerKernels& integer_kernels() {
+    switch (active_isa()) {
+        case Isa::avx512: return avx512::integer_kernels();
+        case Isa::avx2: return avx2::integer_kernels();
+        case Isa::portable: break;
+    }
+    return portable::integer_kernels();
+}
+
+const IntegerPackers& integer_packers() {
+    switch (active_isa()) {
+        case Isa::avx512: return avx512::integer_packers();
+        case Isa::avx2: return avx2::integer_packers();
+        case Isa::portable: break;
+    }
+    return portable::integer_packers();
+}
+
 const AttentionKernels& attention_kernels() {
     switch (active_isa()) {
         case Isa::avx512: return avx512::attention_kernels();
@@ -114,6 +138,8 @@ const ProbeKernels& probe_kernels() {
 const GroupKernels& group_kernels() { return portable::group_kernels(); }
 const EncodeKernels& encode_kernels() { return portable::encode_kernels(); }
 const LinearKernels& linear_kernels() { return portable::linear_kernels(); }
+const IntegerKernels& integer_kernels() { return portable::integer_kernels(); }
+const IntegerPackers& integer_packers() { return portable::integer_packers(); }
 const SolveKernels& solve_kernels() { return portable::solve_kernels(); }
 const AttentionKernels& attention_kernels() { return portable::attention_kernels(); }
 const ElementwiseKernels& elementwise_kernels() { return portable::elementwise_kernels(); }

@@ -4,6 +4,7 @@
 #include "isa/groups.hpp"
 #include "isa/encode.hpp"
 #include "isa/linear.hpp"
+#include "isa/integer.hpp"
 #include "isa/probe.hpp"
 #include "isa/solve.hpp"
 #include "isa/attention.hpp"
@@ -18,6 +19,8 @@ bool force_isa(Isa isa);
 const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
+const IntegerKernels& integer_kernels();
+const IntegerPackers& integer_packers();
 const SolveKernels& solve_kernels();
 const AttentionKernels& attention_kernels();
 const ElementwiseKernels& elementwise_kernels();

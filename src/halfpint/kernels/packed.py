@@ -62,7 +62,7 @@ def pack(weight: Array | QuantizedTensor) -> Packed:
     """
     if not isinstance(weight, QuantizedTensor):
         return _pack_plain(weight)
-    _check_parts(weight)
+    check_parts(weight)
     match weight.format:
         case Plain():
             return _pack_plain(weight.parts["values"])
@@ -167,7 +167,14 @@ def _raw(array: Array) -> Array:
     return contiguous.reshape(-1).view(np.uint8)
 
 
-def _check_parts(weight: QuantizedTensor) -> None:
+def check_parts(weight: QuantizedTensor) -> None:
+    """Compare a weight's parts with what its format says.
+
+    Raises
+    ------
+    ShapeError
+        If one is missing, or has another shape or dtype.
+    """
     for name, spec in weight.format.parts(*weight.shape).items():
         part = weight.parts.get(name)
         if part is None or part.shape != spec.shape or part.dtype != spec.dtype:

@@ -1,0 +1,214 @@
+// Products of packed weights with activations in 8 bits. Compiled once per instruction set; every set gives the same
+// bits, because sums over codes are exact and every lane rounds the same operations in the same order.
+//
+// Measured (benchmarks/linear_kernels.py): a thread reads two distant blocks of rows at once, because the processor's
+// prefetching restarts at the end of every page; prefetching by hand makes it slower.
+#include "isa/integer.hpp"
+
+#include <array>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+// GCC 12 warns of its own AVX-512 header: _mm512_undefined_ps is meant to be undefined (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+namespace halfpint::HALFPINT_ISA {
+namespace {
+#define HALFPINT_STRINGIZE_(x) #x
+#define HALFPINT_STRINGIZE(x) HALFPINT_STRINGIZE_(x)
+
+#include "isa/widen.hpp"
+#include "isa/integer_lanes.hpp"
+#include "isa/integer_codes.hpp"
+#include "isa/integer_scales.hpp"
+#include "isa/integer_product.hpp"
+
+alignas(16) constexpr std::int8_t kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                              1,    13,   25,  38,  53,  69,  89,  113};
+// Twice the levels of e2m1; the row header halves them.
+alignas(16) constexpr std::int8_t kE2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+// nf4's levels times 127 * 128, rounded: 128 * upper + lower (formats/levels.py has the levels).
+alignas(16) constexpr std::int8_t kNf4Upper[16] = {-127, -88, -67, -50, -36, -23, -12, 0,
+                                                   10,   20,  31,  43,  56,  71,  92,  127};
+alignas(16) constexpr std::int8_t kNf4Lower[16] = {0, -53, 40, -20, -16, -60, 56, 0, 14, 56, 33, -11, -4, 58, -24, 0};
+
+template <IntegerKind kind>
+struct KindOf;
+template <> struct KindOf<IntegerKind::q4_0> : Flat<Planes<4, 3>, Halves> {};
+template <> struct KindOf<IntegerKind::q4_1> : Flat<Planes<4, -1>, HalfPairs, true> {};
+template <> struct KindOf<IntegerKind::q5_0> : Flat<Planes<5, 4>, Halves> {};
+template <> struct KindOf<IntegerKind::q5_1> : Flat<Planes<5, -1>, HalfPairs, true> {};
+template <> struct KindOf<IntegerKind::q8_0> : Flat<Bytes, Halves> {};
+template <> struct KindOf<IntegerKind::iq4_nl> : Flat<Looked<kIq4>, Halves> {};
+template <> struct KindOf<IntegerKind::mxfp4> : Flat<Looked<kE2m1>, Exponents> {};
+template <> struct KindOf<IntegerKind::nf4> : Flat<LookedTwice<kNf4Upper, kNf4Lower>, SharedFloats> {};
+template <> struct KindOf<IntegerKind::nvfp4> : FlatHalves<Looked<kE2m1>, Float8s> {};
+template <> struct KindOf<IntegerKind::q4_k> : Nested<Planes<4, -1>, SixBitPairs, true> {};
+template <> struct KindOf<IntegerKind::q5_k> : Nested<Planes<5, -1>, SixBitPairs, true> {};
+template <> struct KindOf<IntegerKind::iq4_xs> : Nested<Looked<kIq4>, SixBitGroups> {};
+template <> struct KindOf<IntegerKind::q2_k> : NestedHalves<Planes<2, -1>, NibblePairs, true> {};
+template <> struct KindOf<IntegerKind::q3_k> : NestedHalves<Planes<3, 2>, SixBitHalves> {};
+template <> struct KindOf<IntegerKind::q6_k> : NestedHalves<Planes<6, 5>, ByteHalves> {};
+template <> struct KindOf<IntegerKind::int2> : AffineGroups<Planes<2, -1>> {};
+template <> struct KindOf<IntegerKind::int3> : AffineGroups<Planes<3, -1>> {};
+template <> struct KindOf<IntegerKind::int4> : AffineGroups<Planes<4, -1>> {};
+template <> struct KindOf<IntegerKind::int5> : AffineGroups<Planes<5, -1>> {};
+template <> struct KindOf<IntegerKind::int6> : AffineGroups<Planes<6, -1>> {};
+template <> struct KindOf<IntegerKind::int7> : AffineGroups<Planes<7, -1>> {};
+template <> struct KindOf<IntegerKind::int8> : AffineGroups<Bytes> {};
+
+// What a product needs of one super-block, the same for all blocks of rows.
+struct Place {
+    std::size_t offset;  // in the block
+    std::size_t groups;
+};
+
+template <IntegerKind kind, int tokens>
+HALFPINT_INLINE void add_super(const IntegerWeight& weight, const std::uint8_t* block, Place place, const TokenView& x,
+                               Floats (&sums)[tokens]) {
+    if constexpr (is_affine(kind))
+        KindOf<kind>::template add_super<tokens>(weight, block + place.offset, block, place.groups, x, sums);
+    else
+        KindOf<kind>::template add_super<tokens>(weight, block + place.offset, place.groups, x, sums);
+}
+
+// Multiply by the row header's factors where there are any, and write what are rows of the weight.
+inline void finish(const IntegerWeight& weight, std::size_t index, const std::uint8_t* block, Floats sums, float* out) {
+    if (row_header_bytes(weight) != 0) sums = mul(sums, load_floats(block));
+    const std::size_t row = index * kBlockRows;
+    if (row + kBlockRows <= weight.rows) return store_floats(sums, out + row);
+    alignas(64) float lanes[kBlockRows];
+    store_floats(sums, lanes);
+    std::memcpy(out + row, lanes, (weight.rows - row) * sizeof(float));
+}
+
+// One token, `streams` blocks of rows side by side.
+template <IntegerKind kind, int streams>
+void one_token(const IntegerWeight& weight, const std::size_t (&indices)[streams], const TokenView& x, float* out) {
+    const std::uint8_t* blocks[streams];
+    Floats sums[streams][1];
+    for (int i = 0; i < streams; ++i) {
+        blocks[i] = weight.data + indices[i] * weight.block_bytes;
+        sums[i][0] = floats(0);
+    }
+    const std::size_t groups = weight.groups(), step = super_bytes(weight, kSuperGroups);
+    Place place{row_header_bytes(weight), kSuperGroups};
+    std::size_t group = 0;
+    for (; group + kSuperGroups <= groups; group += kSuperGroups, place.offset += step)
+        for (int i = 0; i < streams; ++i) add_super<kind, 1>(weight, blocks[i], place, x.at(0, group), sums[i]);
+    if (group < groups) {
+        place.groups = groups - group;
+        for (int i = 0; i < streams; ++i) add_super<kind, 1>(weight, blocks[i], place, x.at(0, group), sums[i]);
+    }
+    for (int i = 0; i < streams; ++i) finish(weight, indices[i], blocks[i], sums[i][0], out);
+}
+
+// A super-block that is in the first-level cache, for tokens [first, first + count) of a few.
+template <IntegerKind kind, int count>
+void some_tokens(const IntegerWeight& weight, const std::uint8_t* block, Place place, const TokenView& x,
+                 std::size_t first, Floats* sums) {
+    Floats some[count];
+    for (int i = 0; i < count; ++i) some[i] = sums[first + i];
+    add_super<kind, count>(weight, block, place, x.at(first, 0), some);
+    for (int i = 0; i < count; ++i) sums[first + i] = some[i];
+}
+
+template <IntegerKind kind>
+void few_tokens(const IntegerWeight& weight, std::size_t index, const TokenView& x, std::size_t tokens, float* out) {
+    const std::uint8_t* block = weight.data + index * weight.block_bytes;
+    Floats sums[kMostTokens];
+    for (Floats& sum : sums) sum = floats(0);
+    const std::size_t groups = weight.groups();
+    Place place{row_header_bytes(weight), kSuperGroups};
+    for (std::size_t group = 0; group < groups; group += kSuperGroups) {
+        place.groups = std::min(kSuperGroups, groups - group);
+        const TokenView here = x.at(0, group);
+        std::size_t token = 0;
+        if constexpr (kTokensAtOnce == 4) {
+            for (; token + 4 <= tokens; token += 4) some_tokens<kind, 4>(weight, block, place, here, token, sums);
+            if (token + 2 <= tokens) some_tokens<kind, 2>(weight, block, place, here, std::exchange(token, token + 2), sums);
+        }
+        for (; token < tokens; ++token) some_tokens<kind, 1>(weight, block, place, here, token, sums);
+        place.offset += super_bytes(weight, place.groups);
+    }
+    for (std::size_t token = 0; token < tokens; ++token)
+        finish(weight, index, block, sums[token], out + token * weight.rows);
+}
+
+template <IntegerKind kind>
+void any_product(const IntegerWeight& weight, std::size_t begin, std::size_t end, const TokenView& x,
+                 std::size_t tokens, float* out) {
+    if (tokens != 1) {
+        for (std::size_t block = begin; block < end; ++block) few_tokens<kind>(weight, block, x, tokens, out);
+        return;
+    }
+    const std::size_t half = (end - begin) / 2;
+    for (std::size_t block = begin; block < begin + half; ++block) one_token<kind, 2>(weight, {block, block + half}, x, out);
+    for (std::size_t block = begin + 2 * half; block < end; ++block) one_token<kind, 1>(weight, {block}, x, out);
+}
+
+constexpr auto kProducts = []<std::size_t... i>(std::index_sequence<i...>) {
+    return std::array{&any_product<static_cast<IntegerKind>(i)>...};
+}(std::make_index_sequence<static_cast<std::size_t>(IntegerKind::count)>{});
+
+void product(const IntegerWeight& weight, std::size_t block_begin, std::size_t block_end, const IntegerTokens& x,
+             std::size_t tokens, float* out) {
+    const TokenView view{x.codes, x.scales, x.negative_sums, x.offsets, x.columns};
+    kProducts[static_cast<std::size_t>(weight.kind)](weight, block_begin, block_end, view, tokens, out);
+}
+
+constexpr float kLeastMagnitude = 0x1p-100f;  // 127 over it is still far from infinity
+
+void quantize_group(const float* x, std::int8_t* codes, float& scale, std::int32_t* negative_sums, float& offset) {
+    std::int32_t largest = 0;  // magnitudes order like their bits, infinity and NaN above all
+    for (std::size_t i = 0; i < kGroupColumns; ++i) {
+        std::int32_t bits;
+        std::memcpy(&bits, x + i, sizeof bits);
+        largest = std::max(largest, bits & 0x7fffffff);
+    }
+    const float magnitude = bits_to_float(static_cast<std::uint32_t>(largest));
+    const bool finite = largest < 0x7f800000, useful = finite && magnitude >= kLeastMagnitude;
+    const float inverse = useful ? 127.0f / magnitude : 0.0f;
+    scale = useful ? magnitude / 127.0f : finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
+    constexpr float magic = 12582912.0f;  // 1.5 * 2^23: a sum with it has no fraction, and is rounded to even
+    for (std::size_t half = 0; half < 2; ++half) {
+        std::int32_t sum = 0;
+        for (std::size_t i = 16 * half; i < 16 * half + 16; ++i) {
+            const float moved = (useful ? x[i] : 0.0f) * inverse + magic;
+            std::int32_t bits;
+            std::memcpy(&bits, &moved, sizeof bits);
+            const std::int32_t code = bits - 0x4b400000;
+            codes[i] = static_cast<std::int8_t>(code);
+            sum += code;
+        }
+        negative_sums[half] = -sum;
+    }
+    offset = scale * static_cast<float>(-negative_sums[0] - negative_sums[1]);
+}
+
+void quantize(const float* x, std::size_t columns, std::int8_t* codes, float* scales, std::int32_t* negative_sums,
+              float* offsets) {
+    const std::size_t whole = columns / kGroupColumns;
+    for (std::size_t g = 0; g < whole; ++g)
+        quantize_group(x + g * kGroupColumns, codes + g * kGroupColumns, scales[g], negative_sums + 2 * g, offsets[g]);
+    if (whole * kGroupColumns == columns) return;
+    float padded[kGroupColumns] = {};
+    std::memcpy(padded, x + whole * kGroupColumns, (columns - whole * kGroupColumns) * sizeof(float));
+    quantize_group(padded, codes + whole * kGroupColumns, scales[whole], negative_sums + 2 * whole, offsets[whole]);
+}
+
+constexpr IntegerKernels kKernels{HALFPINT_STRINGIZE(HALFPINT_ISA), &quantize, &product};
+}  // namespace
+
+const IntegerKernels& integer_kernels();
+const IntegerKernels& integer_kernels() { return kKernels; }
+
+}  // namespace halfpint::HALFPINT_ISA

@@ -1,0 +1,102 @@
+// Codes of a group of 32 columns, in halves of 16, and their products with activations. Included by isa/integer.cpp
+// only, inside its namespace.
+//
+// A kind of codes has Half half<h>(group) and Ints dot(half, x, negative_sum): exactly the sum over 16 columns of
+// (code - bias) * x, or of level * x, where negative_sum points to minus the sum of x.
+
+// Bits [0, bits) of the codes of line `z` of a group, from the planes 4, 2 and 1 of integer.hpp.
+template <int bits, int z>
+inline Line plane_line(const std::uint8_t* group) {
+    constexpr int four = bits & 4, two = bits & 2;
+    const std::uint8_t* pairs = group + (four != 0 ? 4 * kLineBytes : 0);
+    const std::uint8_t* singles = pairs + (two != 0 ? 2 * kLineBytes : 0);
+    if constexpr (bits == 4) return take<z / 4 * 4, 4, 0>(load_line(group + z % 4 * kLineBytes));
+    if constexpr (bits == 2) return take<z / 2 * 2, 2, 0>(load_line(group + z % 2 * kLineBytes));
+    if constexpr (bits == 1) return take<z, 1, 0>(load_line(group));
+    if constexpr (bits == 3 || bits == 5 || bits == 7)
+        return either(plane_line<bits - 1, z>(group), take<z, 1, bits - 1>(load_line(singles)));
+    if constexpr (bits == 6)
+        return either(plane_line<4, z>(group), take<z / 2 * 2, 2, 4>(load_line(pairs + z % 2 * kLineBytes)));
+}
+
+// Minus 2^bias times the sum of 16 activations, or zero without a bias.
+template <int bias>
+inline Ints bias_start(const std::int32_t* negative_sum) {
+    if constexpr (bias < 0) return ints(0);
+    return shift_up<bias < 0 ? 0 : bias>(ints(*negative_sum));
+}
+
+struct FourLines {
+    Line lines[4];
+};
+
+// Unsigned codes less 2^bias; a bias below 0 is none.
+template <int bits, int bias>
+struct Planes {
+    static constexpr std::size_t kGroupBytes = kLineBytes * bits;
+    using Half = FourLines;
+
+    template <int h>
+    static Half half(const std::uint8_t* group) {
+        return {{plane_line<bits, 4 * h>(group), plane_line<bits, 4 * h + 1>(group),
+                 plane_line<bits, 4 * h + 2>(group), plane_line<bits, 4 * h + 3>(group)}};
+    }
+    static Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
+        return HALFPINT_ISA::dot<(1 << bits) - 1>(bias_start<bias>(negative_sum), half.lines, x);
+    }
+};
+
+inline Ints signed_dot(const Line (&lines)[4], const std::int8_t* x, const std::int32_t* negative_sum) {
+    return dot<kSignedBytes>(bias_start<kBiasedDots ? 7 : -1>(negative_sum), lines, x);
+}
+
+// Bytes less 128.
+struct Bytes {
+    static constexpr std::size_t kGroupBytes = kLineBytes * 8;
+    using Half = FourLines;
+
+    template <int h>
+    static Half half(const std::uint8_t* group) {
+        Half out;
+        for (std::size_t z = 0; z < 4; ++z) out.lines[z] = signed_bytes(load_line(group + (4 * h + z) * kLineBytes));
+        return out;
+    }
+    static Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
+        return signed_dot(half.lines, x, negative_sum);
+    }
+};
+
+// Sixteen signed levels.
+template <const std::int8_t* levels>
+struct Looked {
+    static constexpr std::size_t kGroupBytes = kLineBytes * 4;
+    using Half = FourLines;
+
+    template <int h>
+    static Half half(const std::uint8_t* group) {
+        const Table table = signed_table(levels);
+        return {{look_up(table, plane_line<4, 4 * h>(group)), look_up(table, plane_line<4, 4 * h + 1>(group)),
+                 look_up(table, plane_line<4, 4 * h + 2>(group)), look_up(table, plane_line<4, 4 * h + 3>(group))}};
+    }
+    static Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
+        return signed_dot(half.lines, x, negative_sum);
+    }
+};
+
+// Levels of 15 bits: 128 times the first table plus the second.
+template <const std::int8_t* upper, const std::int8_t* lower>
+struct LookedTwice {
+    static constexpr std::size_t kGroupBytes = kLineBytes * 4;
+    struct Half {
+        FourLines upper_half, lower_half;
+    };
+
+    template <int h>
+    static Half half(const std::uint8_t* group) {
+        return {Looked<upper>::template half<h>(group), Looked<lower>::template half<h>(group)};
+    }
+    static Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
+        return add(shift_up<7>(signed_dot(half.upper_half.lines, x, negative_sum)),
+                   signed_dot(half.lower_half.lines, x, negative_sum));
+    }
+};

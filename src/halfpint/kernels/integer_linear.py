@@ -1,0 +1,290 @@
+"""Products of activations in 8 bits with weights in few: what generation runs on.
+
+`IntegerLinear` copies a weight once into a layout that is read as one stream, at the speed of memory (the layout:
+native/isa/integer.hpp), and multiplies its codes as integers with activations that were rounded to 8 bits, one scale
+per 32 columns. `Linear` stays the exact product: calibration and measuring use it.
+
+Sums over codes are exact, and every row adds its groups in the order of columns, so results are the same bits for any
+number of threads, any company of tokens, and on every instruction set. `reference_forward` is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from halfpint import formats
+from halfpint.errors import ShapeError
+from halfpint.formats import ggml
+from halfpint.formats.ggml import GgmlBlocks
+from halfpint.kernels import _native
+from halfpint.kernels.integer_packing import pack_integers, packs
+from halfpint.kernels.linear import Linear
+from halfpint.tensors import Array, FloatArray, QuantizedTensor
+
+GROUP_COLUMNS = 32
+"""Columns of activations that share a scale."""
+
+LEAST_MAGNITUDE = np.float32(2.0**-100)
+"""A group of activations whose values are all smaller becomes zeros."""
+
+KEPT: Mapping[str, str] = MappingProxyType(
+    {
+        "GGUF blocks": "rows interleaved by 16, in the bits of the file; integer products",
+        "intN-gM, nf4, mxfp4, nvfp4": "rows interleaved by 16, N bits a code, scales beside them; integer products",
+        "f32, f16, bf16, fp8, fp8-block": "as in the file; products with activations as they are",
+    }
+)
+"""How each kind of weight is kept for generation."""
+
+
+def explain() -> str:
+    """Say which kernels generation runs on, and how each kind of weight is kept; for `halfpint doctor`."""
+    lines = [f"integer products: {_native.integer_isa()} ({_native.thread_count()} threads)"]
+    lines += [f"  {kind}: {how}" for kind, how in KEPT.items()]
+    return "\n".join(lines)
+
+
+class Activations:
+    """Activations [tokens, columns] that several weights are multiplied with; rounded to 8 bits once, when first used.
+
+    Parameters
+    ----------
+    x : float32 [tokens, columns]
+        Kept, and not copied if it is contiguous: it must not change afterwards.
+
+    Raises
+    ------
+    ShapeError
+        If `x` is no matrix.
+    """
+
+    __slots__ = ("handle", "values")
+
+    def __init__(self, x: FloatArray) -> None:
+        if x.ndim != 2:
+            raise ShapeError(f"activations of shape {list(x.shape)} are no matrix [tokens, columns]")
+        self.values: FloatArray = np.ascontiguousarray(x, np.float32)
+        self.handle = _native.IntegerActivations(self.values)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[tokens, columns]."""
+        return self.handle.tokens, self.handle.columns
+
+    def rounded(self) -> tuple[Array, FloatArray]:
+        """Give codes, int8 [tokens, columns padded to groups], and scales, float32 [tokens, groups].
+
+        As `reference_round` does it: the same bits.
+        """
+        tokens, columns = self.shape
+        groups = -(-columns // GROUP_COLUMNS)
+        codes = np.empty((tokens, groups * GROUP_COLUMNS), np.int8)
+        scales = np.empty((tokens, groups), np.float32)
+        self.handle.copy_rounded(codes, scales)
+        return codes, scales
+
+
+class IntegerLinear:
+    """A weight [rows, columns] that vectors are multiplied with in integers; rows are output features.
+
+    Parameters
+    ----------
+    weight : Array [rows, columns] of float32, float16 or bfloat16, or QuantizedTensor
+        Read once and copied, with all threads; nothing of it is kept. Only formats whose codes are no integers, and
+        plain floats, are kept in their own bytes and multiplied as `Linear` does (see `KEPT`).
+
+    Raises
+    ------
+    ShapeError
+        If the weight is no matrix or its parts have other shapes than its format says.
+    UnsupportedError
+        If the dtype is not a plain float.
+    CheckpointError
+        If a scale that has to be a number is none.
+    """
+
+    __slots__ = ("_exact", "_kind", "_packed", "_shape")
+
+    def __init__(self, weight: Array | QuantizedTensor) -> None:
+        self._packed: _native.PackedIntegers | None = None
+        self._exact: Linear | None = None
+        if isinstance(weight, QuantizedTensor) and packs(weight):
+            self._packed, self._kind = pack_integers(weight)
+            self._shape = weight.shape
+        else:
+            self._exact = Linear(weight)
+            self._kind = self._exact.kind
+            self._shape = self._exact.shape
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[rows, columns]."""
+        return self._shape
+
+    @property
+    def kind(self) -> str:
+        """How the weight is kept: a GGUF format's name, `intN`, a format of levels, or what `Linear` says."""
+        return self._kind
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether products round activations to 8 bits."""
+        return self._packed is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self._packed.nbytes if self._packed is not None else self._held.nbytes
+
+    def forward(self, x: FloatArray | Activations) -> FloatArray:
+        """Multiply: `x @ weight.T`.
+
+        Parameters
+        ----------
+        x : float32 [tokens, columns], or Activations
+            Give Activations where several weights are multiplied with the same.
+
+        Returns
+        -------
+        float32 [tokens, rows]
+            Within `error_bound` of `reference_forward`. A token with NaN or infinity in it gives NaN.
+
+        Raises
+        ------
+        ShapeError
+            If `x` has other columns than the weight.
+        """
+        rows, columns = self._shape
+        given = x if isinstance(x, Activations) else Activations(x)
+        tokens, found = given.shape
+        if found != columns:
+            raise ShapeError(f"activations of shape {[tokens, found]} for a weight of shape {[rows, columns]}")
+        if self._packed is None:
+            return self._held.forward(given.values)
+        out = np.empty((tokens, rows), np.float32)
+        self._packed.forward(given.handle, out)
+        return out
+
+    def rows(self, ids: Array) -> FloatArray:
+        """Decode single rows: the look-up of an embedding.
+
+        Parameters
+        ----------
+        ids : integers [n]
+            From 0 to rows - 1.
+
+        Returns
+        -------
+        float32 [n, columns]
+            The bits of `halfpint.formats.decode`.
+
+        Raises
+        ------
+        ShapeError
+            If an id is not a row.
+        """
+        if self._packed is None:
+            return self._held.rows(ids)
+        wanted = np.ascontiguousarray(ids, np.int64).reshape(-1)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= self._shape[0]):
+            raise ShapeError(f"ids from {wanted.min()} to {wanted.max()} for a table of {self._shape[0]} rows")
+        out = np.empty((wanted.size, self._shape[1]), np.float32)
+        self._packed.gather(wanted, out)
+        return out
+
+    def decode(self) -> FloatArray:
+        """Decode the whole weight: float32 [rows, columns], the bits of `halfpint.formats.decode`."""
+        if self._packed is None:
+            return self._held.decode()
+        out = np.empty(self._shape, np.float32)
+        self._packed.decode(out)
+        return out
+
+    @property
+    def _held(self) -> Linear:
+        assert self._exact is not None
+        return self._exact
+
+
+def reference_round(x: FloatArray) -> tuple[Array, FloatArray]:
+    """Round activations to 8 bits, one scale per 32 columns: code = round(x * (127 / largest)), scale = largest / 127.
+
+    Parameters
+    ----------
+    x : float32 [tokens, columns]
+
+    Returns
+    -------
+    codes : int8 [tokens, columns padded with zeros to whole groups]
+    scales : float32 [tokens, groups]
+        NaN where a group has NaN or infinity in it, whose codes are zeros.
+    """
+    tokens, columns = x.shape
+    groups = -(-columns // GROUP_COLUMNS)
+    padded = np.zeros((tokens, groups * GROUP_COLUMNS), np.float32)
+    padded[:, :columns] = x
+    grouped = padded.reshape(tokens, groups, GROUP_COLUMNS)
+    largest = np.abs(grouped).max(axis=2, initial=0)  # NaN when there is one
+    useful = np.isfinite(largest) & (largest >= LEAST_MAGNITUDE)
+    safe = np.where(useful, largest, np.float32(1))
+    inverse = np.where(useful, np.float32(127) / safe, np.float32(0))
+    scales = np.where(useful, safe / np.float32(127), np.where(np.isfinite(largest), 0, np.nan)).astype(np.float32)
+    codes = np.rint(np.where(useful[..., np.newaxis], grouped, 0) * inverse[..., np.newaxis]).astype(np.int8)
+    return codes.reshape(tokens, -1), scales
+
+
+def reference_forward(weight: QuantizedTensor, x: FloatArray) -> FloatArray:
+    """Multiply rounded activations with the decoded weight in float64, and round once.
+
+    Parameters
+    ----------
+    weight : QuantizedTensor [rows, columns]
+    x : float32 [tokens, columns]
+
+    Returns
+    -------
+    float32 [tokens, rows]
+    """
+    product = _rounded_values(x) @ formats.decode(weight).astype(np.float64).T
+    return product.astype(np.float32)
+
+
+def error_bound(weight: QuantizedTensor, x: FloatArray) -> FloatArray:
+    """Largest distance of `IntegerLinear.forward` from `reference_forward`, float32 [tokens, rows].
+
+    Sums within a group are exact. With u = 2**-24, a term passes at most 6 roundings of scales and products and one for
+    every later group (two where there are minima), so n groups err by (2 n + 8) u times the sum of magnitudes (Higham,
+    Accuracy and Stability of Numerical Algorithms, 3.1). Minima are terms of their own, and nf4's
+    levels are rounded to multiples of 1 / 16256: half of that, times the group's scale, for every column.
+    """
+    groups = -(-weight.shape[1] // GROUP_COLUMNS)
+    unit = 2.0**-24
+    values = np.abs(_rounded_values(x))
+    parts = values @ _magnitudes(weight).T
+    bound = (2 * groups + 8) * unit / (1 - (2 * groups + 8) * unit) * parts
+    if weight.format.name == "nf4":
+        scales = np.repeat(np.abs(weight.parts["scales"]), 64, axis=1)[:, : weight.shape[1]].astype(np.float64)
+        bound = bound + (0.5 / 16256) * (values @ scales.T)
+    limited: FloatArray = (bound * (1 + 2.0**-20)).astype(np.float32)
+    return limited
+
+
+def _rounded_values(x: FloatArray) -> Array:
+    codes, scales = reference_round(x)
+    values = codes * np.repeat(scales.astype(np.float64), GROUP_COLUMNS, axis=1)
+    return values[:, : x.shape[1]]
+
+
+def _magnitudes(weight: QuantizedTensor) -> Array:
+    """Give the sum of magnitudes of what a weight is added up from: with minima that is more than its own."""
+    magnitude = np.abs(formats.decode(weight).astype(np.float64))
+    if isinstance(weight.format, GgmlBlocks):
+        blocks = weight.parts["blocks"].reshape(-1, weight.format.block_bytes)
+        _, offsets = ggml.group_scales(ggml.unpack(blocks, weight.format))
+        if offsets is not None:
+            spread = np.repeat(np.abs(offsets), weight.format.block_columns // offsets.shape[1], axis=1)
+            magnitude += 2 * spread.reshape(weight.shape)
+    return magnitude
