@@ -33,3 +33,15 @@ def test_rows_are_those_that_each_group_gives_alone(name):
 @pytest.mark.parametrize(("name", "expected"), [("q6_k", True), ("int4-g64-bf16", True), ("fp8-block", False)])
 def test_formats_whose_rows_share_something_are_known(name, expected):
     assert rows.apart(formats.by_name(name), (256, 256)) is expected
+
+
+def test_a_group_of_many_rows_is_solved_in_pieces():
+    """Without a correction, which is chosen for all rows of a piece together, rows do not notice."""
+    fmt = formats.by_name("q8_0")
+    weight = np.random.default_rng(0).standard_normal((rows.MOST_ROWS + 5, 32)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((100, 32)).astype(np.float32)
+    group = RowGroup(np.arange(len(weight)), Statistics((Moments(x.T @ x, None, 100), Moments(x.T @ x, None, 100))))
+    cut = rows.solve_groups(feedback.solve, weight, [group], fmt)
+    whole = feedback.solve(weight, group.statistics, fmt)
+    assert (cut.quantized.parts["blocks"] == whole.quantized.parts["blocks"]).all()
+    assert cut.losses == pytest.approx(whole.losses, rel=1e-4)

@@ -20,9 +20,10 @@ from halfpint.solvers.statistics import Moments, RowGroup, Statistics
 from halfpint.tensors import FloatArray
 
 _ROWS_PER_GROUP = 128
-_MOST_GROUPS = 16
-# Of sums; wide models have fewer groups.
-_MOST_BYTES = 512 * 2**20
+MOST_GROUPS = 16
+"""Groups that the rows of a head are put into at most."""
+MOST_SUM_BYTES = 512 * 2**20
+"""What the sums of all groups take at most, but for the first: wide models have fewer groups."""
 # For telling rows apart, evenly spread batches of about so many tokens will do.
 _TELLING_TOKENS = 8192
 _ROUNDS = 20
@@ -131,8 +132,8 @@ def _slices(weight: FloatArray, part: HeadInput) -> list[slice]:
 def _labels(weight: FloatArray, inputs: Sequence[HeadInput], cap: float) -> NDArray[np.int64]:
     """Group of each row, int64 [rows]."""
     # Two halves of two sums each.
-    affordable = _MOST_BYTES // (16 * weight.shape[1] ** 2) - 1
-    count = min(_MOST_GROUPS, len(weight) // _ROWS_PER_GROUP, affordable)
+    affordable = MOST_SUM_BYTES // (16 * weight.shape[1] ** 2) - 1
+    count = min(MOST_GROUPS, len(weight) // _ROWS_PER_GROUP, affordable)
     if count < 2:
         return np.zeros(len(weight), np.int64)
     directions = np.zeros(weight.shape, np.float32)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from halfpint.solvers.statistics import RowGroup, Solved, Statistics
+from halfpint.solvers.statistics import Moments, RowGroup, Solved, Statistics
 from halfpint.tensors import FloatArray, Format, QuantizedTensor
+
+
+MOST_ROWS = 8192
+"""Rows that are solved at once."""
 
 
 def apart(fmt: Format, shape: tuple[int, int]) -> bool:
@@ -36,8 +41,13 @@ def solve_groups(
     -------
     Solved
         Losses are means over rows.
+
+    Notes
+    -----
+    Of a group with more than `MOST_ROWS` rows, so many are solved at a time, which bounds the memory it takes.
     """
-    solved = [(group.rows, solve(np.ascontiguousarray(weight[group.rows]), group.statistics, fmt)) for group in groups]
+    pieces = [piece for group in groups for piece in _pieces(group)]
+    solved = [(piece.rows, solve(np.ascontiguousarray(weight[piece.rows]), piece.statistics, fmt)) for piece in pieces]
     parts = {
         name: np.empty(spec.shape, spec.dtype) for name, spec in fmt.parts(weight.shape[0], weight.shape[1]).items()
     }
@@ -51,3 +61,16 @@ def solve_groups(
     }
     notes = sorted({piece.note for _, piece in solved if piece.note})
     return Solved(QuantizedTensor(fmt, (weight.shape[0], weight.shape[1]), parts), losses, "; ".join(notes))
+
+
+def _pieces(group: RowGroup) -> Iterator[RowGroup]:
+    """Cut a group into runs of rows of nearly equal length."""
+    count = -(-len(group.rows) // MOST_ROWS)
+    bounds = [len(group.rows) * place // count for place in range(count + 1)]
+    for start, end in pairwise(bounds):
+        first, last = (_of_rows(half, start, end) for half in group.statistics.halves)
+        yield RowGroup(group.rows[start:end], Statistics((first, last)))
+
+
+def _of_rows(half: Moments, start: int, end: int) -> Moments:
+    return Moments(half.second, None if half.shift is None else half.shift[start:end], half.tokens)
