@@ -10,7 +10,6 @@ import numpy as np
 from halfpint.solvers.statistics import Moments, RowGroup, Solved, Statistics
 from halfpint.tensors import FloatArray, Format, QuantizedTensor
 
-
 MOST_ROWS = 8192
 """Rows that are solved at once."""
 
