@@ -105,7 +105,7 @@ def test_a_cache_gives_the_logits_of_the_whole_text(truth):
     name, decoder, ids, expected = truth
     if name == "phi3 with longrope":  # its frequencies depend on the length of the text so far, by design
         ids, expected = ids[:32], decoder.forward(ids[:32])
-    cache = Cache(decoder.config)
+    cache = Cache(decoder.config, kind="f32")
     pieces = [decoder.forward(ids[:13], cache), decoder.forward(ids[13:24], cache)]
     pieces += [decoder.forward(ids[place : place + 1], cache) for place in range(24, len(ids))]
     assert cache.length == len(ids)
@@ -187,7 +187,7 @@ def test_a_cache_that_forgets_goes_on_from_a_shared_beginning(tmp_path):
     save("llama", tmp_path)
     decoder = Decoder.load(open_checkpoint(tmp_path))
     ids = random_ids(30)
-    cache = Cache(decoder.config)
+    cache = Cache(decoder.config, kind="f32")
     decoder.forward(ids, cache)
     cache.truncate(10)
     assert_close(decoder.forward(ids[10:], cache), decoder.forward(ids)[10:])

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from halfpint.calibration.text import TextSource, TextTokenizer, Window
+from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.generation import Generation, GenerationOptions
+from halfpint.engine.generation import Generation
 from halfpint.engine.sampling import SamplingOptions
 from halfpint.errors import UsageError
 

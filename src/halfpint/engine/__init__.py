@@ -1,13 +1,18 @@
 """The decoder, written once over arrays: forward pass, cache, sampling, generation."""
 
+from halfpint.engine.batching import BatchGeneration, BatchRecord, generate_many
 from halfpint.engine.block import Block, load_block
-from halfpint.engine.cache import Cache, LayerCache
+from halfpint.engine.cache import Cache, Texts
+from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.decoder import Decoder, Ends, load_ends
-from halfpint.engine.generation import Generation, GenerationOptions, GenerationRecord, stream_text
+from halfpint.engine.generation import Generation, GenerationRecord, stream_text
 from halfpint.engine.sampling import SamplingOptions, choose
-from halfpint.engine.weights import Prepare, Weight
+from halfpint.engine.weights import ActivationKind, Prepare, Weight
 
 __all__ = [
+    "ActivationKind",
+    "BatchGeneration",
+    "BatchRecord",
     "Block",
     "Cache",
     "Decoder",
@@ -15,11 +20,12 @@ __all__ = [
     "Generation",
     "GenerationOptions",
     "GenerationRecord",
-    "LayerCache",
     "Prepare",
     "SamplingOptions",
+    "Texts",
     "Weight",
     "choose",
+    "generate_many",
     "load_block",
     "load_ends",
     "stream_text",

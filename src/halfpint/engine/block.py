@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from halfpint.checkpoints.checkpoint import Checkpoint
-from halfpint.engine.activation import rms_norm
 from halfpint.engine.attention import attend
-from halfpint.engine.cache import LayerCache
+from halfpint.engine.cache import Texts
 from halfpint.engine.mlp import mlp
-from halfpint.engine.rope import rotate, rotation
+from halfpint.engine.rope import rotation
 from halfpint.engine.steps import Held, Here, Keep, Perform, Products, Steps, perform, run
-from halfpint.engine.weights import Parts, Prepare, as_read, read_parts
+from halfpint.engine.weights import ActivationKind, Parts, Prepare, as_read, read_parts
 from halfpint.families import ModelConfig, Role
+from halfpint.kernels.elementwise import add, rms_norm, rotate
 from halfpint.tensors import FloatArray
 
 _SEPARATE = (Role.ATTENTION_Q, Role.ATTENTION_K, Role.ATTENTION_V)
@@ -29,24 +29,16 @@ class Block:
     layer: int
     parts: Parts
 
-    def forward(
-        self,
-        hidden: FloatArray,
-        *,
-        start: int = 0,
-        cache: LayerCache | None = None,
-        perform: Perform = perform,
-    ) -> FloatArray:
+    def forward(self, hidden: FloatArray, texts: Texts | None = None, perform: Perform = perform) -> FloatArray:
         """Pass hidden states through the block.
 
         Parameters
         ----------
         hidden : float32 [sequences, tokens, hidden_size]
             Not changed.
-        start : int
-            Position of the first token; the cache, if there is one, holds as many.
-        cache : LayerCache, optional
-            Keys and values of the tokens before; those of these tokens are appended.
+        texts : Texts, optional
+            Where the tokens stand, and what comes before them; then there is one sequence, of all rows, and their keys
+            and values are appended to the caches. Without it, sequences begin with these tokens.
         perform : function of Products
             Carries out the products with the block's weights, in the order of the forward pass; experts see only
             the tokens routed to them.
@@ -55,9 +47,9 @@ class Block:
         -------
         float32 [sequences, tokens, hidden_size]
         """
-        return run(self.steps(Here(hidden), start=start, cache=cache), perform)
+        return run(self.steps(Here(hidden), texts=texts), perform)
 
-    def steps(self, hidden: Held, keep: Keep = Here, *, start: int = 0, cache: LayerCache | None = None) -> Steps:
+    def steps(self, hidden: Held, keep: Keep = Here, *, texts: Texts | None = None) -> Steps:
         """Pass hidden states through the block, asking for every product: see `halfpint.engine.steps`.
 
         Parameters
@@ -66,7 +58,7 @@ class Block:
             Taken.
         keep : function of array
             Puts the hidden state between attention and MLP aside.
-        start, cache
+        texts
             As for `forward`.
 
         Returns
@@ -74,17 +66,16 @@ class Block:
         Steps
             Returning float32 [sequences, tokens, hidden_size].
         """
-        attended = self._norm(Role.ATTENTION_OUTPUT_NORM, (yield from self._attention(hidden, start, cache)))
-        middle = keep(hidden.take() + attended)
+        attended = self._norm(Role.ATTENTION_OUTPUT_NORM, (yield from self._attention(hidden, texts)))
+        middle = keep(_sum(attended, hidden.take()))
         del attended
 
         def inner() -> FloatArray:
-            x = self._norm(Role.MLP_INPUT_NORM, middle.read())
-            return x.reshape(-1, x.shape[-1])
+            x = middle.read()
+            return self._norm(Role.MLP_INPUT_NORM, x.reshape(-1, x.shape[-1]))
 
         transformed = yield from mlp(self.parts, self.config, inner, self._target(Role.MLP_OUTPUT_NORM, middle))
-        result = middle.take()
-        return result + self._norm(Role.MLP_OUTPUT_NORM, transformed.reshape(result.shape))
+        return _sum(self._norm(Role.MLP_OUTPUT_NORM, transformed), middle.take())
 
     def _norm(self, role: Role, x: FloatArray) -> FloatArray:
         """Apply the norm of this role; families without it pass x on."""
@@ -95,60 +86,79 @@ class Block:
         """What an output is added to as it is; None when it passes a norm first."""
         return None if norm in self.parts.norms else residual
 
-    def _attention(self, hidden: Held, start: int, cache: LayerCache | None) -> Steps:
+    def _attention(self, hidden: Held, texts: Texts | None) -> Steps:
         sequences = hidden.shape[0]
         # Nested, so that nothing but the request holds its input while this waits.
         (out,) = yield Products(
             (self.parts.projections[Role.ATTENTION_OUTPUT],),
-            self._mixed((yield self._first(hidden)), sequences, start, cache),
+            self._mixed((yield self._first(hidden)), sequences, texts),
             self._target(Role.ATTENTION_OUTPUT_NORM, hidden),
         )
-        attended: FloatArray = out.reshape(hidden.shape)
+        attended: FloatArray = out
         return attended
 
     def _first(self, hidden: Held) -> Products:
         """What the block begins with: queries, keys and values."""
         projections = self.parts.projections
         roles = (Role.ATTENTION_QKV,) if Role.ATTENTION_QKV in projections else _SEPARATE
-        x = self._norm(Role.ATTENTION_INPUT_NORM, hidden.read())
-        return Products(tuple(projections[role] for role in roles), x.reshape(-1, x.shape[-1]))
+        x = hidden.read()
+        normed = self._norm(Role.ATTENTION_INPUT_NORM, x.reshape(-1, x.shape[-1]))
+        return Products(tuple([projections[role] for role in roles]), normed)
 
-    def _mixed(self, outputs: Sequence[FloatArray], sequences: int, start: int, cache: LayerCache | None) -> FloatArray:
+    def _mixed(self, outputs: Sequence[FloatArray], sequences: int, texts: Texts | None) -> FloatArray:
         """Values mixed by attention, float32 [n, heads * head_dim], for the outputs of the first projections."""
-        config = self.config
         queries, keys, values = outputs if len(outputs) == 3 else self._split(outputs[0])
-        tokens = len(queries) // sequences
-        queries = self._heads(Role.QUERY_NORM, queries, config.heads, sequences)
-        keys = self._heads(Role.KEY_NORM, keys, config.kv_heads, sequences)
-        values = values.reshape(sequences, tokens, config.kv_heads, config.head_dim)
-        rope = config.layer_rope(self.layer)
+        queries, keys = self._heads(Role.QUERY_NORM, queries), self._heads(Role.KEY_NORM, keys)
+        rope = self.config.layer_rope(self.layer)
         if rope is not None:
-            cosines, sines = rotation(rope, start, tokens)
-            queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
-        if cache is None:
-            keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
-        else:
-            keys, values = cache.extend(keys, values)
+            tokens = len(queries) // sequences
+            cosines, sines = _repeated(rotation(rope, 0, tokens), sequences) if texts is None else texts.angles(rope)
+            rotate(queries, self.config.head_dim, cosines, sines)
+            rotate(keys, self.config.head_dim, cosines, sines)
+        if texts is None:
+            return self._attend(queries, keys, values, sequences)
+        return self._attend_to_texts(queries, keys, values, texts)
+
+    def _attend_to_texts(self, queries: FloatArray, keys: FloatArray, values: FloatArray, texts: Texts) -> FloatArray:
+        """Attention of every row to its own text, whose cache goes on by it: float32 [n, heads * head_dim]."""
+        config, mixed = self.config, []
         window = config.layer_window(self.layer)
-        scale, cap = config.query_scale, config.attention_softcap
-        mixed = attend(queries, keys, values, scale=scale, window=window, cap=cap)
-        return mixed.reshape(sequences * tokens, -1)
+        for span in texts.spans:
+            held, rows = span.cache.layers[self.layer], slice(span.begin, span.end)
+            held.append(keys[rows], values[rows])
+            mixed.append(
+                held.attend(queries[rows], scale=config.query_scale, window=window, cap=config.attention_softcap)
+            )
+        return mixed[0] if len(mixed) == 1 else np.concatenate(mixed)
+
+    def _attend(self, queries: FloatArray, keys: FloatArray, values: FloatArray, sequences: int) -> FloatArray:
+        """Attention within sequences of equal length: float32 [n, heads * head_dim]."""
+        config = self.config
+        split = [
+            x.reshape(sequences, -1, x.shape[-1] // config.head_dim, config.head_dim) for x in (queries, keys, values)
+        ]
+        mixed = attend(
+            split[0],
+            split[1].swapaxes(1, 2),
+            split[2].swapaxes(1, 2),
+            scale=config.query_scale,
+            window=config.layer_window(self.layer),
+            cap=config.attention_softcap,
+        )
+        return mixed.reshape(queries.shape)
 
     def _split(self, fused: FloatArray) -> list[FloatArray]:
         """Queries, keys and values of one fused projection."""
         query_end = self.config.heads * self.config.head_dim
         key_end = query_end + self.config.kv_heads * self.config.head_dim
-        return np.split(fused, [query_end, key_end], axis=-1)
+        return [np.ascontiguousarray(part) for part in np.split(fused, [query_end, key_end], axis=-1)]
 
-    def _heads(self, role: Role, x: FloatArray, heads: int, sequences: int) -> FloatArray:
-        """Normalise, over all heads together or over each, as the norm's length says, and split into heads."""
+    def _heads(self, role: Role, x: FloatArray) -> FloatArray:
+        """Normalise, over all heads together or over each, as the norm's length says: float32 [n, columns]."""
         weight = self.parts.norms.get(role)
-        if weight is not None and weight.size == x.shape[-1]:
-            x = rms_norm(x, weight, self.config.norm_epsilon)
-        split = x.reshape(sequences, -1, heads, self.config.head_dim)
-        if weight is not None and weight.size != x.shape[-1]:
-            split = rms_norm(split, weight, self.config.norm_epsilon)
-        return split
+        if weight is None:
+            return x
+        return rms_norm(x.reshape(-1, weight.size), weight, self.config.norm_epsilon).reshape(x.shape)
 
     @property
     def nbytes(self) -> int:
@@ -161,7 +171,24 @@ def _bytes_of(arrays: Mapping[Role, FloatArray]) -> int:
     return sum(array.nbytes for array in arrays.values())
 
 
-def load_block(checkpoint: Checkpoint, config: ModelConfig, layer: int, prepare: Prepare = as_read) -> Block:
+def _sum(fresh: FloatArray, hidden: FloatArray) -> FloatArray:
+    """Add a hidden state to an array [n, hidden_size] that nobody else holds; the sum takes its place."""
+    add(fresh, hidden.reshape(fresh.shape))
+    return fresh.reshape(hidden.shape)
+
+
+def _repeated(angles: tuple[FloatArray, FloatArray], times: int) -> tuple[FloatArray, FloatArray]:
+    """Cosines and sines of sequences that all begin at the same place."""
+    return angles if times == 1 else (np.tile(angles[0], (times, 1)), np.tile(angles[1], (times, 1)))
+
+
+def load_block(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    layer: int,
+    prepare: Prepare = as_read,
+    activations: ActivationKind = "float32",
+) -> Block:
     """Read one block.
 
     Parameters
@@ -174,10 +201,12 @@ def load_block(checkpoint: Checkpoint, config: ModelConfig, layer: int, prepare:
         Which.
     prepare : function of (tensor name, weight), optional
         Gives the weight to use in place of the one read.
+    activations : str
+        What products see of their inputs: see `ActivationKind`.
 
     Raises
     ------
     CheckpointError
         If a tensor is missing or has another shape than the configuration says.
     """
-    return Block(config, layer, read_parts(checkpoint, config, layer, prepare))
+    return Block(config, layer, read_parts(checkpoint, config, layer, prepare, activations))

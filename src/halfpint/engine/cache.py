@@ -1,86 +1,38 @@
-"""Keys and values of the tokens seen so far, per layer, in arrays that grow by doubling."""
+"""What a text has left behind in every layer, and where the tokens of a pass stand in their texts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
+from halfpint.engine.rope import rotation
 from halfpint.errors import RoomError
-from halfpint.families import ModelConfig
+from halfpint.families import ModelConfig, Rope
+from halfpint.kernels.key_values import KeyValues
 from halfpint.tensors import FloatArray
-
-_FIRST_CAPACITY = 256
-
-
-class LayerCache:
-    """Keys and values of one layer: float32 [sequences, kv_heads, capacity, head_dim] each."""
-
-    __slots__ = ("_keys", "_limit", "_values", "length")
-
-    def __init__(self, config: ModelConfig, limit: int, sequences: int) -> None:
-        shape = (sequences, config.kv_heads, min(limit, _FIRST_CAPACITY), config.head_dim)
-        self._keys, self._values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        self._limit = limit
-        self.length = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated."""
-        return self._keys.nbytes + self._values.nbytes
-
-    def extend(self, keys: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Append the keys and values of new tokens.
-
-        Parameters
-        ----------
-        keys, values : float32 [sequences, tokens, kv_heads, head_dim]
-
-        Returns
-        -------
-        two views, float32 [sequences, kv_heads, length, head_dim]
-            Of everything so far, the new tokens included.
-
-        Raises
-        ------
-        RoomError
-            If the context is full.
-        """
-        end = self.length + keys.shape[1]
-        if end > self._limit:
-            raise RoomError(f"the context of {self._limit} tokens is full; shorten the text")
-        if end > self._keys.shape[2]:
-            self._grow(end)
-        self._keys[:, :, self.length : end] = keys.swapaxes(1, 2)
-        self._values[:, :, self.length : end] = values.swapaxes(1, 2)
-        self.length = end
-        return self._keys[:, :, :end], self._values[:, :, :end]
-
-    def _grow(self, needed: int) -> None:
-        capacity = min(self._limit, max(needed, 2 * self._keys.shape[2]))
-        for name in ("_keys", "_values"):
-            old = getattr(self, name)
-            new = np.zeros((*old.shape[:2], capacity, old.shape[3]), np.float32)
-            new[:, :, : self.length] = old[:, :, : self.length]
-            setattr(self, name, new)
 
 
 class Cache:
-    """The keys and values of a text, or of several of equal length.
+    """The keys and values of a text.
 
     Parameters
     ----------
     config : ModelConfig
         Sizes.
     limit : int, optional
-        Most tokens it may ever hold; the model's `max_positions` when 0.
-    sequences : int
-        Texts that advance together.
+        Most tokens it may ever hold; the model's `max_positions` when 0. Memory is taken as they come.
+    kind : str
+        How they are kept: a key of `halfpint.kernels.key_values.CACHE_KINDS`.
     """
 
-    __slots__ = ("layers", "limit")
+    __slots__ = ("kind", "layers", "limit")
 
-    def __init__(self, config: ModelConfig, limit: int = 0, sequences: int = 1) -> None:
+    def __init__(self, config: ModelConfig, limit: int = 0, kind: str = "f16") -> None:
         self.limit = limit or config.max_positions
-        self.layers = tuple(LayerCache(config, self.limit, sequences) for _ in range(config.layers))
+        self.kind = kind
+        self.layers = tuple(KeyValues(kind, config.kv_heads, config.head_dim) for _ in range(config.layers))
 
     @property
     def length(self) -> int:
@@ -89,10 +41,65 @@ class Cache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated."""
+        """Bytes taken."""
         return sum(layer.nbytes for layer in self.layers)
 
     def truncate(self, length: int) -> None:
         """Forget all tokens after the first `length`: to go on from a shared beginning."""
         for layer in self.layers:
-            layer.length = min(layer.length, length)
+            layer.truncate(length)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows [begin, end) of a pass: the next tokens of one text."""
+
+    cache: Cache
+    begin: int
+    end: int
+
+
+class Texts:
+    """The texts that the rows of one pass belong to.
+
+    Parameters
+    ----------
+    caches : sequence of Cache
+        One for each text.
+    counts : sequence of int
+        How many tokens each goes on by; their rows follow each other.
+
+    Raises
+    ------
+    RoomError
+        If a text has no room for them.
+    """
+
+    __slots__ = ("_angles", "_starts", "spans")
+
+    def __init__(self, caches: Sequence[Cache], counts: Sequence[int]) -> None:
+        spans, begin = [], 0
+        for cache, count in zip(caches, counts, strict=True):
+            if cache.length + count > cache.limit:
+                raise RoomError(f"the context of {cache.limit} tokens is full; shorten the text")
+            spans.append(Span(cache, begin, begin + count))
+            begin += count
+        self.spans = tuple(spans)
+        self._starts = tuple(cache.length for cache in caches)
+        self._angles: dict[int, tuple[FloatArray, FloatArray]] = {}
+
+    def angles(self, rope: Rope) -> tuple[FloatArray, FloatArray]:
+        """Cosines and sines of the places of all rows: float32 [rows, dimensions / 2] each.
+
+        Layers share them: what a pass has computed once it keeps, by the identity of `rope`, which lives longer.
+        """
+        found = self._angles.get(id(rope))
+        if found is None:
+            parts = [
+                rotation(rope, start, span.end - span.begin)
+                for span, start in zip(self.spans, self._starts, strict=True)
+            ]
+            cosines, sines = zip(*parts, strict=True)
+            found = parts[0] if len(parts) == 1 else (np.concatenate(cosines), np.concatenate(sines))
+            self._angles[id(rope)] = found
+        return found

@@ -1,22 +1,25 @@
 """The whole model: embedding, blocks, head.
 
-`Decoder.load` keeps every block, in the bytes of the file. To hold one block at a time, take `load_ends` and
+`Decoder.load` keeps every block, in few bits. To hold one block at a time, take `load_ends` and
 `load_block`: `ends.embed(ids)`, then each block's `forward`, then `ends.head(hidden)` is the same computation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from halfpint.checkpoints.checkpoint import Checkpoint
-from halfpint.engine.activation import rms_norm, softcap
+from halfpint.engine.activation import softcap
 from halfpint.engine.block import Block, load_block
-from halfpint.engine.cache import Cache
-from halfpint.engine.weights import Prepare, as_read, model_tensors, read_vector, read_weight
+from halfpint.engine.cache import Cache, Texts
+from halfpint.engine.weights import ActivationKind, Prepare, as_read, held, model_tensors, read_vector, read_weight
 from halfpint.errors import UsageError
 from halfpint.families import ModelConfig, Role, read_config
+from halfpint.kernels.elementwise import rms_norm
+from halfpint.kernels.integer_linear import IntegerLinear
 from halfpint.kernels.linear import Linear
 from halfpint.tensors import Array, FloatArray
 
@@ -26,9 +29,9 @@ class Ends:
     """What stands before the first block and after the last."""
 
     config: ModelConfig
-    embedding: Linear
+    embedding: Linear | IntegerLinear
     final_norm: FloatArray
-    output: Linear
+    output: Linear | IntegerLinear
 
     def embed(self, ids: Array) -> FloatArray:
         """Look tokens up.
@@ -59,13 +62,20 @@ class Ends:
 
     def head(self, hidden: FloatArray) -> FloatArray:
         """Score every token of the vocabulary: float32 [..., hidden_size] -> float32 [..., vocab_size]."""
-        normed = rms_norm(hidden, self.final_norm, self.config.norm_epsilon)
-        logits = self.output.forward(normed.reshape(-1, hidden.shape[-1]))
+        rows = np.ascontiguousarray(hidden.reshape(-1, hidden.shape[-1]))
+        logits = self.output.forward(rms_norm(rows, self.final_norm, self.config.norm_epsilon))
         return softcap(logits, self.config.logit_softcap).reshape(*hidden.shape[:-1], -1)
 
 
-def load_ends(checkpoint: Checkpoint, config: ModelConfig, prepare: Prepare = as_read) -> Ends:
+def load_ends(
+    checkpoint: Checkpoint, config: ModelConfig, prepare: Prepare = as_read, activations: ActivationKind = "float32"
+) -> Ends:
     """Read embedding, last norm and head; a tied head is the embedding itself.
+
+    Parameters
+    ----------
+    checkpoint, config, prepare, activations
+        As for `halfpint.engine.block.load_block`.
 
     Raises
     ------
@@ -73,10 +83,11 @@ def load_ends(checkpoint: Checkpoint, config: ModelConfig, prepare: Prepare = as
         If a tensor is missing or has another shape than the configuration says.
     """
     tensors = {tensor.role: tensor for tensor in model_tensors(config) if tensor.layer is None}
-    embedding = Linear(read_weight(checkpoint, tensors[Role.EMBEDDING], prepare))
-    norm = read_vector(checkpoint, tensors[Role.FINAL_NORM], prepare, config.norm_offset)
     tied = config.tied_embeddings
-    output = embedding if tied else Linear(read_weight(checkpoint, tensors[Role.HEAD], prepare))
+    # Rows of an embedding are only looked up, unless it is the head as well.
+    embedding = held(read_weight(checkpoint, tensors[Role.EMBEDDING], prepare), activations if tied else "float32")
+    norm = read_vector(checkpoint, tensors[Role.FINAL_NORM], prepare, config.norm_offset)
+    output = embedding if tied else held(read_weight(checkpoint, tensors[Role.HEAD], prepare), activations)
     return Ends(config, embedding, norm, output)
 
 
@@ -89,8 +100,19 @@ class Decoder:
     blocks: tuple[Block, ...]
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, prepare: Prepare = as_read) -> Decoder:
-        """Read a whole model; weights keep the bytes they have in the file, and stay mapped where they can.
+    def load(
+        cls, checkpoint: Checkpoint, prepare: Prepare = as_read, activations: ActivationKind = "float32"
+    ) -> Decoder:
+        """Read a whole model, tensor by tensor.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint
+            Open.
+        prepare : function of (tensor name, weight), optional
+            Gives the weight to use in place of the one read.
+        activations : str
+            `int8` to generate text, `float32` for what must be exact: see `ActivationKind`.
 
         Raises
         ------
@@ -100,8 +122,8 @@ class Decoder:
             If the family, or something in the configuration, is not implemented.
         """
         config = read_config(checkpoint.config)
-        ends = load_ends(checkpoint, config, prepare)
-        blocks = (load_block(checkpoint, config, layer, prepare) for layer in range(config.layers))
+        ends = load_ends(checkpoint, config, prepare, activations)
+        blocks = (load_block(checkpoint, config, layer, prepare, activations) for layer in range(config.layers))
         return cls(config, ends, tuple(blocks))
 
     def forward(self, ids: Array, cache: Cache | None = None, *, last_only: bool = False) -> FloatArray:
@@ -119,16 +141,52 @@ class Decoder:
         Returns
         -------
         float32 [tokens, vocab_size], or [1, vocab_size]
+
+        Raises
+        ------
+        UsageError
+            If there is no token, or one that is not in the vocabulary.
+        RoomError
+            If the cache has no room.
         """
         tokens = np.asarray(ids, np.int64).reshape(1, -1)
         if tokens.size == 0:
             raise UsageError("a text needs at least one token")
-        start = 0 if cache is None else cache.length
+        hidden = self._hidden(tokens, None if cache is None else Texts((cache,), (tokens.size,)))
+        return self.ends.head(hidden[0, -1:] if last_only else hidden[0])
+
+    def forward_many(self, pieces: Sequence[Array], caches: Sequence[Cache]) -> FloatArray:
+        """Go on with several texts in one pass over the weights.
+
+        Parameters
+        ----------
+        pieces : sequence of integers [tokens]
+            What follows in each text, at least one token each.
+        caches : sequence of Cache
+            The texts so far; the pieces are appended.
+
+        Returns
+        -------
+        float32 [texts, vocab_size]
+            Scores after the last token of each piece: the bits that each text would get alone.
+
+        Raises
+        ------
+        UsageError, RoomError
+            As for `forward`.
+        """
+        counts = [len(piece) for piece in pieces]
+        if not counts or min(counts) == 0:
+            raise UsageError("a text needs at least one token")
+        tokens = np.concatenate([np.asarray(piece, np.int64) for piece in pieces])
+        hidden = self._hidden(tokens[np.newaxis], Texts(caches, counts))
+        return self.ends.head(hidden[0, np.cumsum(counts) - 1])
+
+    def _hidden(self, tokens: Array, texts: Texts | None) -> FloatArray:
         hidden = self.ends.embed(tokens)
         for block in self.blocks:
-            layer_cache = None if cache is None else cache.layers[block.layer]
-            hidden = block.forward(hidden, start=start, cache=layer_cache)
-        return self.ends.head(hidden[0, -1:] if last_only else hidden[0])
+            hidden = block.forward(hidden, texts)
+        return hidden
 
     @property
     def nbytes(self) -> int:

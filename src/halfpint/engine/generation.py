@@ -1,46 +1,29 @@
-"""Continuing a text: the prompt in pieces, then token by token."""
+"""Continuing a text: the prompt in pieces, then token by token, or a few at a time where they can be guessed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from halfpint.engine.cache import Cache
+from halfpint.engine.continuation import Continuation, Finish, GenerationOptions
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.sampling import SamplingOptions, choose
-from halfpint.errors import NonFiniteError, RoomError, UsageError
+from halfpint.engine.drafting import Drafter
 from halfpint.tensors import FloatArray
 from halfpint.tokenization import StreamDecoder, Tokenizer
 
 PREFILL_CHUNK = 512
 """Prompt tokens that go through the model at a time: bounds the memory of activations."""
 
+OnPrompt = Callable[[int, int], None]
+"""Called with the number of prompt tokens read so far, and with all of them, after each piece."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationOptions:
-    """How long to go on, and how to choose.
 
-    Attributes
-    ----------
-    max_tokens : int
-        Most new tokens.
-    stop_ids : frozenset of int
-        Tokens that end the text; the one that does is given too. Usually the tokenizer's `eos_ids`.
-    sampling : SamplingOptions
-        How the next token is chosen.
-    """
-
-    max_tokens: int = 128
-    stop_ids: frozenset[int] = frozenset()
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise UsageError(f"max_tokens must be positive, got {self.max_tokens}")
+def unseen(done: int, total: int) -> None:
+    """Show nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +39,18 @@ class GenerationRecord:
     decode_seconds : float
         Of all steps after that: as many as new tokens, less one.
     finish : str
-        `stop`: a stop token came; `length`: `max_tokens` were made; `context`: the context is full; empty while
-        it goes on.
+        See `Finish`.
+    drafted_tokens, accepted_tokens : int
+        Tokens that were guessed, and those of them that were right.
     """
 
     prompt_tokens: int
     generated_tokens: int
     prefill_seconds: float
     decode_seconds: float
-    finish: Literal["stop", "length", "context", ""]
+    finish: Finish
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -90,7 +76,10 @@ class Generation:
     options : GenerationOptions
         How long, and how.
     cache : Cache, optional
-        Tokens before the prompt; it holds prompt and new tokens afterwards, but for the last one given.
+        Tokens before the prompt. At the end it holds prompt and new tokens, but for the last one given; when the
+        iteration is left before, it may hold guessed tokens that were not given yet.
+    on_prompt : function of (int, int)
+        Called as the prompt is read.
 
     Raises
     ------
@@ -100,59 +89,72 @@ class Generation:
         If the prompt does not fit the context with at least one new token.
     """
 
-    __slots__ = ("_cache", "_decoder", "_options", "_prompt", "record")
+    __slots__ = ("_cache", "_decoder", "_on_prompt", "_options", "_text", "record")
 
     def __init__(
-        self, decoder: Decoder, prompt: Sequence[int], options: GenerationOptions, cache: Cache | None = None
+        self,
+        decoder: Decoder,
+        prompt: Sequence[int],
+        options: GenerationOptions,
+        cache: Cache | None = None,
+        on_prompt: OnPrompt = unseen,
     ) -> None:
         self._cache = Cache(decoder.config) if cache is None else cache
-        self._decoder, self._options, self._prompt = decoder, options, tuple(prompt)
-        if not self._prompt:
-            raise UsageError("the prompt is empty; give at least one token")
-        held = self._cache.length + len(self._prompt)
-        if held >= self._cache.limit:
-            raise RoomError(
-                f"{held} tokens of prompt leave no room in the context of {self._cache.limit}; shorten the prompt"
-            )
-        self.record = GenerationRecord(len(self._prompt), 0, 0.0, 0.0, "")
+        self._decoder, self._options, self._on_prompt = decoder, options, on_prompt
+        self._text = Continuation(prompt, options, self._cache.length, self._cache.limit)
+        self.record = GenerationRecord(len(self._text.prompt), 0, 0.0, 0.0, "")
 
     def __iter__(self) -> Iterator[int]:
         """Give token ids until a stop token, `max_tokens`, or the end of the context."""
-        generator = np.random.default_rng(self._options.sampling.seed)
+        text, drafter = self._text, Drafter(self._text.prompt, self._options.draft_tokens)
         began = time.perf_counter()
-        logits = self._prefill()
-        prefill_seconds = time.perf_counter() - began
-        seen, decode_seconds = list(self._prompt), 0.0
+        scores = self._prefill()
+        prefill_seconds, decode_seconds = time.perf_counter() - began, 0.0
+        guessed: list[int] = []
+        drafted = accepted = 0
         while True:
             began = time.perf_counter()
-            if not np.isfinite(logits).all():
-                raise NonFiniteError("the model computes NaN or infinity; `halfpint verify` finds the tensor")
-            token = choose(logits, self._options.sampling, generator, seen)
-            seen.append(token)
-            made = len(seen) - len(self._prompt)
-            finish = self._finish(token, made)
-            decode_seconds += time.perf_counter() - began if made > 1 else 0.0
-            self.record = GenerationRecord(len(self._prompt), made, prefill_seconds, decode_seconds, finish)
-            yield token
-            if finish:
+            tokens = self._chosen(scores, guessed)
+            drafter.judge(len(guessed), len(tokens) - 1)
+            drafted, accepted = drafted + len(guessed), accepted + len(tokens) - 1
+            decode_seconds += time.perf_counter() - began if text.made > 1 else 0.0
+            made = text.made - len(tokens)
+            for token in tokens:
+                made += 1
+                finish = text.finish if made == text.made else ""
+                self.record = GenerationRecord(
+                    len(text.prompt), made, prefill_seconds, decode_seconds, finish, drafted, accepted
+                )
+                drafter.add(token)
+                yield token
+            if text.finish:
                 return
             began = time.perf_counter()
-            logits = self._decoder.forward(np.array([token]), self._cache, last_only=True)[0]
+            guessed = drafter.guess(text.left - 1)
+            last_only = not guessed
+            scores = self._decoder.forward(np.array([text.last, *guessed]), self._cache, last_only=last_only)
             decode_seconds += time.perf_counter() - began
 
-    def _prefill(self) -> FloatArray:
-        for start in range(0, len(self._prompt), PREFILL_CHUNK):
-            piece = np.array(self._prompt[start : start + PREFILL_CHUNK])
-            logits = self._decoder.forward(piece, self._cache, last_only=True)
-        last: FloatArray = logits[0]
-        return last
+    def _chosen(self, scores: FloatArray, guessed: Sequence[int]) -> list[int]:
+        """Tokens by their scores, float32 [1 + guessed, vocab_size], as long as the guesses before them were right.
 
-    def _finish(self, token: int, made: int) -> Literal["stop", "length", "context", ""]:
-        if token in self._options.stop_ids:
-            return "stop"
-        if made >= self._options.max_tokens:
-            return "length"
-        return "context" if self._cache.length >= self._cache.limit else ""
+        What the cache holds of wrong guesses is forgotten.
+        """
+        tokens = [self._text.choose(scores[0])]
+        for guess, row in zip(guessed, scores[1:], strict=True):
+            if tokens[-1] != guess or self._text.finish:
+                break
+            tokens.append(self._text.choose(row))
+        self._cache.truncate(self._cache.length - len(guessed) + len(tokens) - 1)
+        return tokens
+
+    def _prefill(self) -> FloatArray:
+        prompt = self._text.prompt
+        for start in range(0, len(prompt), PREFILL_CHUNK):
+            piece = np.array(prompt[start : start + PREFILL_CHUNK])
+            scores = self._decoder.forward(piece, self._cache, last_only=True)
+            self._on_prompt(start + len(piece), len(prompt))
+        return scores
 
 
 def stream_text(generation: Generation, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> Iterator[str]:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from halfpint.engine.activation import ACTIVATIONS
 from halfpint.engine.routing import Routes, Routing
 from halfpint.engine.steps import Held, Products, Steps
 from halfpint.engine.weights import Parts
 from halfpint.families import ModelConfig, Role
+from halfpint.kernels.elementwise import gated
 from halfpint.tensors import FloatArray
 
 
@@ -46,8 +46,7 @@ def mlp(parts: Parts, config: ModelConfig, inner: Callable[[], FloatArray], resi
 def _gated(config: ModelConfig, outputs: Sequence[FloatArray]) -> FloatArray:
     """Activate the gate's output and multiply it with the other; one output holds both side by side."""
     gate, up = outputs if len(outputs) == 2 else np.split(outputs[0], 2, axis=-1)
-    gated: FloatArray = ACTIVATIONS[config.activation](gate) * up
-    return gated
+    return gated(config.activation, gate, up)
 
 
 def _mixture(parts: Parts, config: ModelConfig, x: FloatArray) -> Steps:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from halfpint.engine.routing import Routing, route
 from halfpint.engine.weights import Projection
+from halfpint.kernels.integer_linear import Activations
 from halfpint.tensors import FloatArray
 
 
@@ -85,7 +86,8 @@ Perform = Callable[[Products], Sequence[FloatArray]]
 
 def perform(request: Products) -> Sequence[FloatArray]:
     """Carry out products with the weights as they are held."""
-    return [projection.forward(request.x) for projection in request.projections]
+    x = Activations(request.x)  # rounded once, if at all
+    return [projection.forward(x) for projection in request.projections]
 
 
 def run(steps: Steps, perform: Perform = perform) -> FloatArray:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError
 from halfpint.families import FAMILIES, NORM_ROLES, ModelConfig, Role, TensorRole
+from halfpint.kernels.integer_linear import Activations, IntegerLinear
 from halfpint.kernels.linear import Linear, decoded
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
 
@@ -24,17 +26,28 @@ def as_read(name: str, weight: Weight) -> Weight:  # noqa: ARG001 - the shape of
     return weight
 
 
+ActivationKind = Literal["float32", "int8"]
+"""What products see of their inputs: all of them, or codes of 8 bits with a scale for every 32, which is what makes
+generation fast. Calibration and measuring are exact."""
+
+
+def held(weight: Weight, activations: ActivationKind) -> Linear | IntegerLinear:
+    """Put a weight into the form that products of this kind read."""
+    return IntegerLinear(weight) if activations == "int8" else Linear(weight)
+
+
 @dataclass(frozen=True, slots=True)
 class Projection:
     """A product with a weight, and a bias if the model has one."""
 
     name: str
-    linear: Linear
+    linear: Linear | IntegerLinear
     bias: FloatArray | None
 
-    def forward(self, x: FloatArray) -> FloatArray:
-        """Give float32 [n, rows] for x float32 [n, columns]."""
-        product = self.linear.forward(x)
+    def forward(self, x: Activations) -> FloatArray:
+        """Give float32 [n, rows] for x [n, columns]."""
+        linear = self.linear
+        product = linear.forward(x) if isinstance(linear, IntegerLinear) else linear.forward(x.values)
         if self.bias is not None:
             product += self.bias
         return product
@@ -90,7 +103,9 @@ class Parts:
     experts: Mapping[tuple[Role, int], Projection]
 
 
-def read_parts(checkpoint: Checkpoint, config: ModelConfig, layer: int, prepare: Prepare) -> Parts:
+def read_parts(
+    checkpoint: Checkpoint, config: ModelConfig, layer: int, prepare: Prepare, activations: ActivationKind
+) -> Parts:
     """Read all tensors of one block."""
     tensors = [tensor for tensor in model_tensors(config) if tensor.layer == layer]
     by_role = {tensor.role: tensor for tensor in tensors if tensor.expert is None}
@@ -105,7 +120,7 @@ def read_parts(checkpoint: Checkpoint, config: ModelConfig, layer: int, prepare:
         else:
             bias_tensor = by_role.get(_BIASES[tensor.role]) if tensor.role in _BIASES else None
             bias = None if bias_tensor is None else read_vector(checkpoint, bias_tensor, prepare, 0.0)
-            projection = Projection(tensor.name, Linear(read_weight(checkpoint, tensor, prepare)), bias)
+            projection = Projection(tensor.name, held(read_weight(checkpoint, tensor, prepare), activations), bias)
             if tensor.expert is None:
                 projections[tensor.role] = projection
             else:

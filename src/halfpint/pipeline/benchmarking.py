@@ -17,9 +17,10 @@ import numpy as np
 
 from halfpint import __version__
 from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.cost import TokenCost, token_cost
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.generation import Generation, GenerationOptions
+from halfpint.engine.generation import Generation
 from halfpint.errors import RoomError
 from halfpint.kernels import machine
 from halfpint.kernels.probe import Limits, Probe, integer_instruction, share
@@ -55,7 +56,7 @@ class Bench:
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> Bench:
         """Load the model of an open checkpoint."""
-        decoder = Decoder.load(checkpoint)
+        decoder = Decoder.load(checkpoint, activations="int8")
         return cls(decoder, token_cost(checkpoint, decoder.config))
 
     def prompts(self, wanted: Sequence[int], tokens: int) -> tuple[int, ...]:

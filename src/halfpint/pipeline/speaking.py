@@ -7,8 +7,9 @@ from pathlib import Path
 
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.cache import Cache
+from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.generation import Generation, GenerationOptions, stream_text
+from halfpint.engine.generation import Generation, stream_text
 from halfpint.engine.sampling import SamplingOptions
 from halfpint.pipeline.memory import peak_memory_bytes
 from halfpint.pipeline.opening import open_model
@@ -37,7 +38,7 @@ class Speaker:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.tokenizer: Tokenizer = load_tokenizer(checkpoint)
-        self.decoder = Decoder.load(checkpoint)
+        self.decoder = Decoder.load(checkpoint, activations="int8")
 
     def continue_ids(self, ids: Sequence[int], options: GenerateOptions, on_text: OnText, cache: Cache) -> Generated:
         """Continue tokens that follow those in the cache."""

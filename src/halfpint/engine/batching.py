@@ -1,0 +1,149 @@
+"""Continuing several texts at once: every pass over the weights serves all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from halfpint.engine import generation
+from halfpint.engine.cache import Cache
+from halfpint.engine.continuation import Continuation, Finish, GenerationOptions
+from halfpint.engine.decoder import Decoder
+from halfpint.errors import UsageError
+from halfpint.tensors import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """What a generation of several texts did.
+
+    Attributes
+    ----------
+    prompt_tokens, generated_tokens : int
+        Of all texts together.
+    prefill_seconds : float
+        From the prompts to the scores of all first new tokens.
+    decode_seconds : float
+        Of all steps after that.
+    finishes : tuple of str
+        Why each text ended; see `Finish`.
+    """
+
+    prompt_tokens: int
+    generated_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    finishes: tuple[Finish, ...]
+
+
+class BatchGeneration:
+    """New tokens of several texts, step by step: iterate over it once, and read `record` at any time.
+
+    Each text gets the tokens that it would get alone; there is no drafting.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        The model.
+    prompts : sequence of sequence of int
+        Token ids of each text, of any lengths.
+    options : GenerationOptions
+        For each text.
+    caches : sequence of Cache, optional
+        Tokens before the prompts, one for each.
+
+    Raises
+    ------
+    UsageError
+        If there is no prompt, or an empty one.
+    RoomError
+        If a prompt does not fit the context with at least one new token.
+    """
+
+    __slots__ = ("_caches", "_decoder", "_texts", "record")
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        caches: Sequence[Cache] | None = None,
+    ) -> None:
+        if not prompts:
+            raise UsageError("there is no prompt; give at least one")
+        self._caches = [Cache(decoder.config) for _ in prompts] if caches is None else list(caches)
+        self._decoder = decoder
+        self._texts = [
+            Continuation(prompt, options, cache.length, cache.limit)
+            for prompt, cache in zip(prompts, self._caches, strict=True)
+        ]
+        self.record = self._recorded(0.0, 0.0)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Give (number of the text, token id), in turns, until all texts have ended."""
+        began = time.perf_counter()
+        scores: Sequence[FloatArray] | FloatArray = self._prefill()
+        prefill_seconds, decode_seconds = time.perf_counter() - began, 0.0
+        going = list(range(len(self._texts)))
+        while True:
+            began = time.perf_counter()
+            chosen = [(number, self._texts[number].choose(row)) for number, row in zip(going, scores, strict=True)]
+            first = all(self._texts[number].made == 1 for number in going)
+            decode_seconds += 0.0 if first else time.perf_counter() - began
+            self.record = self._recorded(prefill_seconds, decode_seconds)
+            yield from chosen
+            going = [number for number in going if not self._texts[number].finish]
+            if not going:
+                return
+            began = time.perf_counter()
+            pieces = [np.array([self._texts[number].last]) for number in going]
+            scores = self._decoder.forward_many(pieces, [self._caches[number] for number in going])
+            decode_seconds += time.perf_counter() - began
+            self.record = self._recorded(prefill_seconds, decode_seconds)
+
+    def _prefill(self) -> list[FloatArray]:
+        """Scores after each prompt; short prompts share passes."""
+        scores: list[FloatArray] = []
+        waiting: list[int] = []
+        for number, text in enumerate(self._texts):
+            if sum(len(self._texts[other].prompt) for other in waiting) + len(text.prompt) > generation.PREFILL_CHUNK:
+                scores += self._read(waiting)
+                waiting = []
+            waiting.append(number)
+        return scores + self._read(waiting)
+
+    def _read(self, numbers: Sequence[int]) -> list[FloatArray]:
+        """Scores after the prompts of some texts: one pass, but for a single prompt that is longer than a chunk."""
+        if not numbers:
+            return []
+        pieces = [np.array(self._texts[number].prompt) for number in numbers]
+        caches = [self._caches[number] for number in numbers]
+        if len(pieces) == 1:
+            for start in range(0, len(pieces[0]), generation.PREFILL_CHUNK):
+                piece = pieces[0][start : start + generation.PREFILL_CHUNK]
+                scores = self._decoder.forward_many([piece], caches)
+            return list(scores)
+        return list(self._decoder.forward_many(pieces, caches))
+
+    def _recorded(self, prefill_seconds: float, decode_seconds: float) -> BatchRecord:
+        return BatchRecord(
+            sum(len(text.prompt) for text in self._texts),
+            sum(text.made for text in self._texts),
+            prefill_seconds,
+            decode_seconds,
+            tuple(text.finish for text in self._texts),
+        )
+
+
+def generate_many(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], options: GenerationOptions
+) -> tuple[list[list[int]], BatchRecord]:
+    """Continue several texts: their new tokens, and what it took; see `BatchGeneration`."""
+    texts: list[list[int]] = [[] for _ in prompts]
+    running = BatchGeneration(decoder, prompts, options)
+    for number, token in running:
+        texts[number].append(token)
+    return texts, running.record
