@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test engines lint format docs bench fuzz build clean
+.PHONY: demo test engines lint format docs bench sanitize fuzz build clean
 
 demo: $(VENV)/installed ## install into .venv and tell the whole story on the embedded model
 	$(BIN)/halfpint demo
@@ -29,6 +29,10 @@ docs: $(VENV)/installed ## write the generated pages of docs/ anew
 
 bench: $(VENV)/tested ## the claims of README and docs, measured here
 	$(BIN)/python benchmarks/run.py
+
+sanitize: $(VENV)/tested ## the native module under the address, undefined-behaviour and thread sanitizers
+	$(BIN)/python -m pip install --quiet nanobind ninja
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(BIN)/python .ci/sanitize
 
 fuzz: $(VENV)/tested ## every reader against mutated files, ten minutes each
 	for target in fuzz/fuzz_*.py; do $(BIN)/python $$target --seconds 600 || exit 1; done

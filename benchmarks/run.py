@@ -21,9 +21,14 @@ HERE = Path(__file__).parent
 SHORT = ("--tokens", "4096", "--calibration-tokens", "4096")
 
 
+def candidate_in(scratch: str | Path) -> Path:
+    """The small file that some benchmarks run on; made when the first of them needs it."""
+    return Path(scratch) / "demo-q4_k.gguf"
+
+
 def commands(models: list[str], scratch: Path) -> dict[str, list[str]]:
     """Name of a benchmark -> its script and short settings."""
-    candidate = scratch / "demo-q4_k.gguf"
+    candidate = candidate_in(scratch)
     story = ["--text", *map(str, sorted((HERE.parent / "src/halfpint/measuring/data").glob("*.txt")))]
     words = ("--tokens", "30000", "--window-tokens", "64")
     return {
@@ -36,6 +41,9 @@ def commands(models: list[str], scratch: Path) -> dict[str, list[str]]:
         ],
         "gates": ["gates.py", *models, "--keep", "0.97", "--max-kl", "0.01", "--sizes", "6", *SHORT],
         "coverage": ["interval_coverage.py", "demo", str(candidate), *story, *words],
+        "speed": ["engine_against_peers.py", str(candidate), "--cases", "quick", "--pairs", "3"],
+        "first": ["first_token.py", "--rounds", "3"],
+        "soak": ["soak.py", str(candidate), "--minutes", "1", "--prompt", "100"],
         "scales": ["scale_search.py", "--groups", "16"],
     }
 
@@ -54,9 +62,10 @@ def main() -> None:
         if unknown:
             raise SystemExit(f"no benchmark {', '.join(unknown)}; there are: {', '.join(table)}")
         for name in arguments.names or table:
-            if name == "coverage":
+            candidate = candidate_in(folder)
+            if str(candidate) in table[name] and not candidate.exists():
                 options = QuantizeOptions(format="q4_k", calibrate=False, measure=None)
-                halfpint.quantize("demo", Path(folder) / "demo-q4_k.gguf", options)
+                halfpint.quantize("demo", candidate, options)
             print(f"\n== {name}", flush=True)
             started = time.monotonic()
             script, *words = table[name]
