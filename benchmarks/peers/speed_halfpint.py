@@ -8,9 +8,11 @@ from typing import Any
 from speed_serving import Ready, Timing, Work, serve
 
 from halfpint.checkpoints import open_checkpoint
+from halfpint.engine.batching import BatchGeneration
 from halfpint.engine.cache import Cache
+from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.generation import Generation, GenerationOptions
+from halfpint.engine.generation import Generation
 from halfpint.kernels import _native, machine
 
 
@@ -22,18 +24,22 @@ class Model:
         if not _native.force_isa(options["isa"] or _native.best_isa()):
             raise SystemExit(f"this processor has no {options['isa']}")
         self.checkpoint = open_checkpoint(Path(options["model"]))
-        self.decoder = Decoder.load(self.checkpoint)
+        self.decoder = Decoder.load(self.checkpoint, activations="int8")
 
     def run(self, work: Work) -> Timing:
-        """Read a prompt and continue it by the likeliest tokens."""
-        if work.sequences != 1:
-            raise NotImplementedError("batches")
-        config = self.decoder.config
-        cache = Cache(config, work.prompt + work.tokens + 1)
-        (prompt,) = work.prompts(config.vocab_size)
-        generation = Generation(self.decoder, prompt, GenerationOptions(max_tokens=work.tokens + 1), cache)
-        ids = list(generation)
-        return Timing(generation.record.prefill_seconds, generation.record.decode_seconds, [ids])
+        """Read prompts and continue them by the likeliest tokens."""
+        config, options = self.decoder.config, GenerationOptions(max_tokens=work.tokens + 1)
+        prompts = work.prompts(config.vocab_size)
+        caches = [Cache(config, work.prompt + work.tokens + 1) for _ in prompts]
+        if work.sequences == 1:
+            one = Generation(self.decoder, prompts[0], options, caches[0])
+            ids = [list(one)]
+            return Timing(one.record.prefill_seconds, one.record.decode_seconds, ids)
+        several = BatchGeneration(self.decoder, prompts, options, caches)
+        ids = [[] for _ in prompts]
+        for number, token in several:
+            ids[number].append(token)
+        return Timing(several.record.prefill_seconds, several.record.decode_seconds, ids)
 
 
 def load(options: dict[str, Any]) -> Ready:

@@ -37,6 +37,7 @@ BENCH_KEYS = {
     "peak_memory_bytes",
     "spread",
     "threads",
+    "batch",
 }
 
 
@@ -144,7 +145,9 @@ def test_bench_measures_every_length_beside_the_limits():
     for row in told["rows"]:
         for name, (lowest, highest) in row["spread"].items():
             assert 0 < lowest <= row[name] <= highest
-    assert "of memory" in run("bench", "demo", "--prompt", "8", "--tokens", "2", "--repeats", "1").stdout
+    shown = run("bench", "demo", "--prompt", "8", "--tokens", "2", "--repeats", "1", "--batch", "2").stdout
+    assert "of memory" in shown
+    assert "2 texts together" in shown
 
 
 def test_bench_needs_no_tokenizer(tmp_path):

@@ -64,6 +64,9 @@ def test_our_engine_gives_as_many_tokens_as_asked(model: Path):
         assert engine.peak_bytes > model.stat().st_size / 2
         assert engine.run(Work(6, 3)).ids == timing.ids
         assert engine.run(Work(6, 3, seed=1)).ids != timing.ids
+        both = engine.run(Work(6, 3, sequences=2)).ids
+        assert both[0] == timing.ids[0]
+        assert [len(row) for row in both] == [4, 4]
 
 
 @pytest.mark.engine

@@ -26,7 +26,7 @@ def test_the_spread_of_samples():
 def test_shares_are_of_the_limits_beside_each_sample(bench):
     cost = TokenCost(weight_bytes=1e6, block_operations=2e6, head_operations=1e6)
     samples = [Sample(0.5, 2.0, Limits(1e7, 1e8)), Sample(1.0, 4.0, Limits(5e6, 5e7))]
-    row = Bench(bench.decoder, cost).row(10, 8, samples)
+    row = Bench(bench.decoder, cost).row(10, BenchOptions(tokens=8), samples)
     assert row.prefill_tokens_per_second.highest == 20
     assert row.decode_tokens_per_second.lowest == 2
     # 8 tokens of 1 MB in 2 s are 4 MB/s of 10; in 4 s they are 2 MB/s of 5.
@@ -45,8 +45,18 @@ def test_usual_lengths_are_those_that_fit(bench):
             bench.prompts(prompts, tokens)
 
 
-def test_the_work_of_a_sample_is_done(bench):
-    assert min(bench.run(3, 2, seed=1)) > 0
+def test_texts_together_read_the_weights_once(bench):
+    cost = TokenCost(weight_bytes=1e6, block_operations=2e6, head_operations=0.0)
+    row = Bench(bench.decoder, cost).row(10, BenchOptions(tokens=8, batch=4), [Sample(1.0, 2.0, Limits(1e7, 1e9))])
+    assert row.prefill_tokens_per_second.median == 40
+    assert row.decode_tokens_per_second.median == 16
+    assert row.arithmetic_share.median == pytest.approx(0.08)
+    assert row.bandwidth_share.median == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_work_of_a_sample_is_done(bench, batch):
+    assert min(bench.run(3, 2, batch, seed=1)) > 0
 
 
 def test_the_record_counts_what_was_asked_for():
@@ -59,7 +69,7 @@ def test_the_record_counts_what_was_asked_for():
     assert seen[-1][:3] == ("bench", 32, 32)
 
 
-@pytest.mark.parametrize("wrong", [{"prompts": (0,)}, {"tokens": 0}, {"repeats": 0}])
+@pytest.mark.parametrize("wrong", [{"prompts": (0,)}, {"tokens": 0}, {"repeats": 0}, {"batch": 0}])
 def test_nothing_to_do_is_refused(wrong):
     with pytest.raises(UsageError, match="positive"):
         BenchOptions(**wrong)

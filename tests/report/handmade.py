@@ -201,6 +201,7 @@ BENCHED = BenchResult(
     instruction="vpmaddubsw, 256 bits",
     threads=4,
     repeats=3,
+    batch=4,
     weight_bytes=3899000000,
     weight_bytes_per_token=3750000000.0,
     operations_per_token=12950000000.0,

@@ -22,6 +22,7 @@ class _Trial(TypedDict):
     prompts: tuple[int, ...]
     tokens: int
     repeats: int
+    batch: int
     seed: int
     as_json: bool
     log: Path | None
@@ -50,6 +51,14 @@ class _Trial(TypedDict):
     "--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="How often each is done."
 )
 @click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Texts to read and continue together; their tokens count together.",
+)
+@click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the prompts' tokens."
 )
 @options.threads
@@ -62,7 +71,11 @@ def command(model: str, **chosen: Unpack[_Trial]) -> None:
     and after each sample, with the same threads.
     """
     wanted = BenchOptions(
-        prompts=chosen["prompts"], tokens=chosen["tokens"], repeats=chosen["repeats"], seed=chosen["seed"]
+        prompts=chosen["prompts"],
+        tokens=chosen["tokens"],
+        repeats=chosen["repeats"],
+        batch=chosen["batch"],
+        seed=chosen["seed"],
     )
     with reporting(chosen["log"], chosen["events"]) as progress:
         found = verbs.bench(model, wanted, progress)

@@ -17,6 +17,7 @@ import numpy as np
 
 from halfpint import __version__
 from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.engine.batching import BatchGeneration
 from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.cost import TokenCost, token_cost
 from halfpint.engine.decoder import Decoder
@@ -76,29 +77,34 @@ class Bench:
             )
         return tuple(wanted) or tuple(length for length in USUAL_PROMPTS if length <= room) or (room,)
 
-    def run(self, prompt_tokens: int, tokens: int, seed: int) -> tuple[float, float]:
-        """Read a prompt of random tokens and continue it; seconds of both.
+    def run(self, prompt_tokens: int, tokens: int, batch: int, seed: int) -> tuple[float, float]:
+        """Read prompts of random tokens and continue them together; seconds of both.
 
-        The likeliest token is always taken. A step is what it takes to have one more token: as many as `tokens`, of
-        which the first comes from the prompt.
+        The likeliest token is always taken. There are as many steps as `tokens`: the first new token of a text comes
+        from its prompt.
         """
         generator = np.random.default_rng(seed)
-        prompt = generator.integers(0, self.decoder.config.vocab_size, prompt_tokens)
-        generation = Generation(self.decoder, prompt.tolist(), GenerationOptions(max_tokens=tokens + 1))
-        for _ in generation:
+        prompts = generator.integers(0, self.decoder.config.vocab_size, (batch, prompt_tokens)).tolist()
+        options = GenerationOptions(max_tokens=tokens + 1)
+        running: Generation | BatchGeneration
+        if batch == 1:
+            running = Generation(self.decoder, prompts[0], options)
+        else:
+            running = BatchGeneration(self.decoder, prompts, options)
+        for _ in running:
             pass
-        record = generation.record
-        return record.prefill_seconds, record.decode_seconds
+        return running.record.prefill_seconds, running.record.decode_seconds
 
-    def row(self, prompt_tokens: int, tokens: int, samples: Sequence[Sample]) -> BenchRow:
-        """Put the samples of one length together."""
-        operations = self.cost.prompt_operations(prompt_tokens)
+    def row(self, prompt_tokens: int, options: BenchOptions, samples: Sequence[Sample]) -> BenchRow:
+        """Put the samples of one length together: tokens of all texts count, and a step reads the weights once."""
+        tokens, batch = options.tokens, options.batch
+        operations = batch * self.cost.prompt_operations(prompt_tokens)
         read = tokens * self.cost.weight_bytes
         return BenchRow(
             prompt_tokens=prompt_tokens,
             tokens=tokens,
-            prefill_tokens_per_second=spread(prompt_tokens / sample.prefill_seconds for sample in samples),
-            decode_tokens_per_second=spread(tokens / sample.decode_seconds for sample in samples),
+            prefill_tokens_per_second=spread(batch * prompt_tokens / sample.prefill_seconds for sample in samples),
+            decode_tokens_per_second=spread(batch * tokens / sample.decode_seconds for sample in samples),
             arithmetic_share=spread(
                 share(operations, sample.prefill_seconds, sample.limits.integer_peak) for sample in samples
             ),
@@ -144,10 +150,10 @@ def bench(model: str | Path, options: BenchOptions, progress: Progress = silent)
         load_seconds = time.perf_counter() - began
         prompts = ready.prompts(options.prompts, options.tokens)
         # Warm before it counts: pages of the file, buffers, threads.
-        ready.run(max(prompts), _WARMING_TOKENS, options.seed)
+        ready.run(max(prompts), _WARMING_TOKENS, options.batch, options.seed)
         peak = peak_memory_bytes()
         samples = _samples(ready, prompts, options, progress)
-        rows = tuple(ready.row(prompt, options.tokens, samples[prompt]) for prompt in prompts)
+        rows = tuple(ready.row(prompt, options, samples[prompt]) for prompt in prompts)
     finally:
         checkpoint.close()
     return BenchResult(
@@ -158,6 +164,7 @@ def bench(model: str | Path, options: BenchOptions, progress: Progress = silent)
         instruction=integer_instruction(),
         threads=machine.thread_count(),
         repeats=options.repeats,
+        batch=options.batch,
         weight_bytes=checkpoint.weight_bytes,
         weight_bytes_per_token=ready.cost.weight_bytes,
         operations_per_token=ready.cost.block_operations,
@@ -178,7 +185,7 @@ def _samples(
     for repeat in range(options.repeats):
         for prompt, taken in samples.items():
             progress("bench", done, total, f"{prompt} tokens read, {options.tokens} written")
-            seconds = ready.run(prompt, options.tokens, options.seed + repeat)
+            seconds = ready.run(prompt, options.tokens, options.batch, options.seed + repeat)
             after = probe.measure()
             taken.append(Sample(*seconds, _between(before, after)))
             before = after

@@ -240,6 +240,8 @@ class BenchOptions:
         Tokens written after each.
     repeats : int
         How often each is done.
+    batch : int
+        Texts that are read and continued together.
     seed : int
         Of the random tokens of the prompts.
     """
@@ -247,11 +249,12 @@ class BenchOptions:
     prompts: tuple[int, ...] = ()
     tokens: int = 128
     repeats: int = 3
+    batch: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min((self.tokens, self.repeats, *self.prompts)) < 1:
-            raise UsageError("--prompt, --tokens and --repeats must be positive")
+        if min((self.tokens, self.repeats, self.batch, *self.prompts)) < 1:
+            raise UsageError("--prompt, --tokens, --repeats and --batch must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

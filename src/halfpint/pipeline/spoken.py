@@ -67,7 +67,8 @@ class BenchResult:
         The instruction set in use.
     instruction : str
         What the peak of arithmetic was measured with.
-    threads, repeats : int
+    threads, repeats, batch : int
+        The last: texts that were read and continued together, whose tokens count together.
     weight_bytes : int
         Of the weight files.
     weight_bytes_per_token : float
@@ -88,6 +89,7 @@ class BenchResult:
     instruction: str
     threads: int
     repeats: int
+    batch: int
     weight_bytes: int
     weight_bytes_per_token: float
     operations_per_token: float

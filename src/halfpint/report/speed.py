@@ -22,11 +22,11 @@ def bench_card(found: BenchResult, name: str) -> Group:
         )
         for row in found.rows
     ]
+    threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
     longest = found.longest
+    texts = f", {found.batch} texts together" if found.batch > 1 else ""
     return card(
-        heading(
-            f"{name} on {found.threads} {'thread' if found.threads == 1 else 'threads'}", f"{found.kernel}, {times}"
-        ),
+        heading(f"{name} on {threads}", f"{found.kernel}, {times}{texts}"),
         table(("<tokens", "read/s", "of arithmetic", "written/s", "of memory"), rows),
         facts(
             (
