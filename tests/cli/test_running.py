@@ -22,6 +22,9 @@ GENERATE_KEYS = {
     "text",
     "prompt_tokens",
     "generated_tokens",
+    "cached_tokens",
+    "drafted_tokens",
+    "accepted_tokens",
     "prefill_tokens_per_second",
     "decode_tokens_per_second",
     "peak_memory_bytes",
@@ -51,6 +54,22 @@ def machine(*arguments):
     result = run(*arguments, "--json")
     assert result.stderr == ""
     return json.loads(result.stdout)
+
+
+def test_a_prompt_cache_and_guesses_change_no_text(tmp_path):
+    words = "The old house stood on the hill, and the old house"
+    base = ("generate", "demo", "--max-tokens", "12", "--temperature", "0")
+    plain = machine(*base, words, "--draft", "0")
+    assert plain["drafted_tokens"] == plain["cached_tokens"] == 0
+    file = str(tmp_path / "prompt")
+    first, again = (machine(*base, words, "--draft", "3", "--prompt-cache", file) for _ in range(2))
+    longer = machine(*base, f"{words} was old", "--prompt-cache", file)
+    assert first["text"] == again["text"] == plain["text"]
+    assert (first["cached_tokens"], again["prompt_tokens"]) == (0, 1)
+    assert longer["cached_tokens"] == plain["prompt_tokens"]
+    refused = CliRunner().invoke(main, [*base, words, "--prompt-cache", file, "--kv-cache", "q8"])
+    assert refused.exit_code == 2
+    assert "kind" in refused.stderr
 
 
 def test_generate_streams_the_text_it_reports():

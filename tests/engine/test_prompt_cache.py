@@ -20,7 +20,7 @@ PROMPT = [(7 * i) % 300 for i in range(300)]
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    tiny_models.save_tiny("llama", folder)
+    tiny_models.save_tiny("llama", folder, max_position_embeddings=1024)
     return Decoder.load(open_checkpoint(folder), activations="int8")
 
 
@@ -108,6 +108,8 @@ def test_what_cannot_be_written_leaves_nothing_behind(saved, decoder, tmp_path):
     decoder.forward(np.array(PROMPT), cache)
     with pytest.raises(UsageError, match="prompt-cache"):
         PromptCache(tmp_path / "no folder" / "file", "m").save(cache, PROMPT)
+    with pytest.raises(UsageError, match="folder that exists"):
+        PromptCache(tmp_path / "no folder" / "file", "m").load(decoder.config, "f16", PROMPT)
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match="prompt-cache"):
         PromptCache(tmp_path / "folder", "m").save(cache, PROMPT)

@@ -11,6 +11,7 @@ import click
 from halfpint.cli import options
 from halfpint.cli.generate import show
 from halfpint.cli.input import standard_input
+from halfpint.cli.reading import ReadingLine
 from halfpint.cli.sampling import Sampling, generate_options, sampling
 from halfpint.errors import RoomError
 from halfpint.pipeline import speaking
@@ -46,7 +47,7 @@ def _answer(conversation: speaking.Chat, message: str, interactive: bool) -> str
     Ctrl-C stops the answer only where somebody can type another message; it ends a chat that reads a file.
     """
     try:
-        result = conversation.reply(message, show)
+        result = conversation.reply(message, show, ReadingLine())
     except RoomError as error:
         return f"{error}; /reset forgets the conversation and makes room"
     except KeyboardInterrupt:

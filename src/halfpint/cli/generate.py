@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Unpack
 
 import click
 
 from halfpint.cli import options
 from halfpint.cli.input import standard_input
+from halfpint.cli.reading import ReadingLine
 from halfpint.cli.sampling import Sampling, generate_options, sampling
 from halfpint.pipeline import speaking
 from halfpint.report import json
@@ -18,6 +20,7 @@ from halfpint.report.words import printable
 class _Text(Sampling):
     """What the options of this command give."""
 
+    prompt_cache: Path | None
     as_json: bool
 
 
@@ -34,6 +37,12 @@ def hide(piece: str) -> None:
 @click.argument("model")
 @click.argument("prompt")
 @sampling
+@click.option(
+    "--prompt-cache",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep what was read of the prompt in FILE, and begin with what is there of the same beginning.",
+)
 @options.threads
 @options.as_json
 def command(model: str, prompt: str, **chosen: Unpack[_Text]) -> None:
@@ -41,11 +50,11 @@ def command(model: str, prompt: str, **chosen: Unpack[_Text]) -> None:
 
     The text goes to standard output as it comes; how fast it came goes to standard error.
     """
-    how = generate_options(chosen)
+    how = generate_options(chosen, chosen["prompt_cache"])
     words = standard_input().read() if prompt == "-" else prompt
     if not chosen["as_json"]:
         show(words)
-    result = speaking.generate(model, words, how, hide if chosen["as_json"] else show)
+    result = speaking.generate(model, words, how, hide if chosen["as_json"] else show, ReadingLine())
     if chosen["as_json"]:
         click.echo(json.dumps(json.generated(result)))
     else:

@@ -1,13 +1,15 @@
-"""How to choose the next token: options that `generate` and `chat` share."""
+"""How to run a model and choose its tokens: options that `generate` and `chat` share."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypedDict
 
 import click
 
 from halfpint.cli.options import Command, Number, together
 from halfpint.engine.sampling import LEAST_PENALTY, MOST_PENALTY
+from halfpint.kernels.key_values import CACHE_KINDS
 from halfpint.pipeline.options import GenerateOptions
 
 _DEFAULTS = GenerateOptions()
@@ -23,6 +25,8 @@ class Sampling(TypedDict):
     min_p: float
     repetition_penalty: float
     seed: int
+    kv_cache: str
+    draft: int
 
 
 def sampling(function: Command) -> Command:
@@ -84,10 +88,25 @@ def sampling(function: Command) -> Command:
             metavar="N",
             help="The same seed gives the same text.",
         ),
+        click.option(
+            "--kv-cache",
+            type=click.Choice(list(CACHE_KINDS)),
+            default=_DEFAULTS.kv_cache,
+            show_default=True,
+            help="How keys and values of the text are kept: q8 takes half of the memory of f16.",
+        ),
+        click.option(
+            "--draft",
+            type=click.IntRange(min=0, max=64),
+            default=_DEFAULTS.draft,
+            show_default=True,
+            metavar="N",
+            help="Guess up to N tokens from the text so far and check them at once; the text stays the same.",
+        ),
     )(function)
 
 
-def generate_options(chosen: Sampling) -> GenerateOptions:
+def generate_options(chosen: Sampling, prompt_cache: Path | None = None) -> GenerateOptions:
     """Put what `sampling` gave into one record."""
     return GenerateOptions(
         max_tokens=chosen["max_tokens"],
@@ -97,4 +116,7 @@ def generate_options(chosen: Sampling) -> GenerateOptions:
         min_p=chosen["min_p"],
         repetition_penalty=chosen["repetition_penalty"],
         seed=chosen["seed"],
+        kv_cache=chosen["kv_cache"],
+        draft=chosen["draft"],
+        prompt_cache=prompt_cache,
     )

@@ -64,11 +64,13 @@ class PromptCache:
         Raises
         ------
         UsageError
-            If the file belongs to another model, or keeps keys and values otherwise.
+            If the file belongs to another model, keeps keys and values otherwise, or has no folder to be in.
         CheckpointError
             If it is no such file, or damaged.
         """
         cache = Cache(config, limit, kind)
+        if not self.path.absolute().parent.is_dir():
+            raise UsageError(f"--prompt-cache {self.path}: name a file in a folder that exists")
         try:
             file = self.path.open("rb")
         except FileNotFoundError:

@@ -58,6 +58,13 @@ def fingerprint(source: Checkpoint, plan: Plan, settings: Mapping[str, Any]) -> 
     return same
 
 
+def model_fingerprint(source: Checkpoint) -> str:
+    """Tell a model from all others: a hash of its configuration, and of sizes and samples of its weight files."""
+    config = json.dumps(dict(source.config), sort_keys=True, default=_plain)
+    files = [{key: value for key, value in _file(path).items() if key != _TIME} for path in source.files]
+    return _sha256(json.dumps([config, files]).encode())
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say what differs between two fingerprints, in words; times of files do not count."""
     one, other = dict(_flat(before)), dict(_flat(now))

@@ -268,6 +268,12 @@ class GenerateOptions:
     temperature, top_k, top_p, min_p, repetition_penalty
         As in every engine; temperature 0 always takes the likeliest token.
     seed : int
+    kv_cache : str
+        How keys and values are kept: `f16`, `q8` (half the memory) or `f32`.
+    draft : int
+        Most tokens to guess from the text and check in one pass; 0 for none. The text does not depend on it.
+    prompt_cache : Path or None
+        File that keys and values of the prompt are taken from and put into; None for none.
     """
 
     max_tokens: int = 128
@@ -277,3 +283,6 @@ class GenerateOptions:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int = 0
+    kv_cache: str = "f16"
+    draft: int = 4
+    prompt_cache: Path | None = None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.cache import Cache
 from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.generation import Generation, stream_text
+from halfpint.engine.generation import Generation, OnPrompt, stream_text, unseen
+from halfpint.engine.prompt_cache import PromptCache
 from halfpint.engine.sampling import SamplingOptions
+from halfpint.pipeline.fingerprint import model_fingerprint
 from halfpint.pipeline.memory import peak_memory_bytes
 from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import GenerateOptions
@@ -25,6 +28,25 @@ def unheard(text: str) -> None:
     """Speak to nobody."""
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Who listens to a generation.
+
+    Attributes
+    ----------
+    on_text : function of str
+        Called with each piece of new text.
+    on_prompt : function of (int, int)
+        Called as the prompt is read.
+    """
+
+    on_text: OnText = unheard
+    on_prompt: OnPrompt = unseen
+
+
+SILENCE = Heard()
+
+
 class Speaker:
     """A loaded model with its tokenizer.
 
@@ -34,13 +56,18 @@ class Speaker:
         Open; must stay open while the speaker is used.
     """
 
-    __slots__ = ("decoder", "tokenizer")
+    __slots__ = ("_checkpoint", "decoder", "tokenizer")
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
         self.tokenizer: Tokenizer = load_tokenizer(checkpoint)
         self.decoder = Decoder.load(checkpoint, activations="int8")
 
-    def continue_ids(self, ids: Sequence[int], options: GenerateOptions, on_text: OnText, cache: Cache) -> Generated:
+    def empty_cache(self, options: GenerateOptions) -> Cache:
+        """A cache for a new text."""
+        return Cache(self.decoder.config, kind=options.kv_cache)
+
+    def continue_ids(self, ids: Sequence[int], options: GenerateOptions, heard: Heard, cache: Cache) -> Generated:
         """Continue tokens that follow those in the cache."""
         stops = frozenset(self.tokenizer.eos_ids)
         sampling = SamplingOptions(
@@ -51,12 +78,15 @@ class Speaker:
             repetition_penalty=options.repetition_penalty,
             seed=options.seed,
         )
-        chosen = GenerationOptions(max_tokens=options.max_tokens, stop_ids=stops, sampling=sampling)
-        generation = Generation(self.decoder, ids, chosen, cache)
+        chosen = GenerationOptions(
+            max_tokens=options.max_tokens, stop_ids=stops, draft_tokens=options.draft, sampling=sampling
+        )
+        cached = cache.length
+        generation = Generation(self.decoder, ids, chosen, cache, heard.on_prompt)
         pieces = []
         for piece in stream_text(generation, self.tokenizer, stops):
             pieces.append(piece)
-            on_text(piece)
+            heard.on_text(piece)
         record = generation.record
         return Generated(
             text="".join(pieces),
@@ -65,15 +95,29 @@ class Speaker:
             prefill_tokens_per_second=record.prefill_tokens_per_second,
             decode_tokens_per_second=record.decode_tokens_per_second,
             peak_memory_bytes=peak_memory_bytes(),
+            cached_tokens=cached,
+            drafted_tokens=record.drafted_tokens,
+            accepted_tokens=record.accepted_tokens,
         )
 
-    def continue_text(self, prompt: str, options: GenerateOptions, on_text: OnText = unheard) -> Generated:
-        """Continue a text from its beginning."""
+    def continue_text(self, prompt: str, options: GenerateOptions, heard: Heard = SILENCE) -> Generated:
+        """Continue a text from its beginning, or from what a prompt cache holds of it."""
         ids = self.tokenizer.encode(prompt)
-        return self.continue_ids(ids, options, on_text, Cache(self.decoder.config))
+        if options.prompt_cache is None:
+            return self.continue_ids(ids, options, heard, self.empty_cache(options))
+        file = PromptCache(options.prompt_cache, model_fingerprint(self._checkpoint))
+        cache = file.load(self.decoder.config, options.kv_cache, ids)
+        known = cache.length
+        result = self.continue_ids(ids[known:], options, heard, cache)
+        if known < len(ids) - 1:
+            cache.truncate(len(ids))
+            file.save(cache, ids)
+        return result
 
 
-def generate(model: str | Path, prompt: str, options: GenerateOptions, on_text: OnText = unheard) -> Generated:
+def generate(
+    model: str | Path, prompt: str, options: GenerateOptions, on_text: OnText = unheard, on_prompt: OnPrompt = unseen
+) -> Generated:
     """Continue a text.
 
     Parameters
@@ -84,15 +128,24 @@ def generate(model: str | Path, prompt: str, options: GenerateOptions, on_text: 
     options : GenerateOptions
     on_text : function of str
         Called with each piece as it comes.
+    on_prompt : function of (int, int)
+        Called with the tokens of the prompt that were read, and all that will be, as it is read.
 
     Returns
     -------
     Generated
         `text` is the new text only.
+
+    Raises
+    ------
+    UsageError
+        If the prompt cache belongs to another model, or cannot be written.
+    CheckpointError
+        If it is damaged.
     """
     checkpoint = open_model(model)
     try:
-        return Speaker(checkpoint).continue_text(prompt, options, on_text)
+        return Speaker(checkpoint).continue_text(prompt, options, Heard(on_text, on_prompt))
     finally:
         checkpoint.close()
 
@@ -124,13 +177,13 @@ class Chat:
         """Forget what was said."""
         self._messages: list[dict[str, str]] = []
         self._ids: list[int] = []
-        self._cache = Cache(self._speaker.decoder.config)
+        self._cache = self._speaker.empty_cache(self._options)
 
     def close(self) -> None:
         """Release the model's files."""
         self._checkpoint.close()
 
-    def reply(self, user_text: str, on_text: OnText = unheard) -> Generated:
+    def reply(self, user_text: str, on_text: OnText = unheard, on_prompt: OnPrompt = unseen) -> Generated:
         """Say something and have the model answer; both are remembered, or neither when an error ends the answer.
 
         Parameters
@@ -138,6 +191,8 @@ class Chat:
         user_text : str
         on_text : function of str
             Called with each piece of the answer as it comes.
+        on_prompt : function of (int, int)
+            Called as what is new of the conversation is read.
 
         Raises
         ------
@@ -154,7 +209,8 @@ class Chat:
         self._cache.truncate(kept)
         self._ids = ids
         try:
-            answer = self._speaker.continue_ids(ids[kept:], self._options, on_text, self._cache)
+            heard = Heard(on_text, on_prompt)
+            answer = self._speaker.continue_ids(ids[kept:], self._options, heard, self._cache)
         except BaseException:
             # Stopped within a token, some layers hold it and others do not.
             self._cache.truncate(kept)

@@ -7,7 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A continued text and how fast it came."""
+    """A continued text and how fast it came.
+
+    Attributes
+    ----------
+    text : str
+        The new text only.
+    prompt_tokens : int
+        Tokens of the prompt that were read.
+    generated_tokens : int
+    prefill_tokens_per_second, decode_tokens_per_second : float
+    peak_memory_bytes : int
+    cached_tokens : int
+        Tokens before those, whose keys and values were there already.
+    drafted_tokens, accepted_tokens : int
+        Tokens that were guessed, and those of them that were right.
+    """
 
     text: str
     prompt_tokens: int
@@ -15,6 +30,9 @@ class Generated:
     prefill_tokens_per_second: float
     decode_tokens_per_second: float
     peak_memory_bytes: int
+    cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

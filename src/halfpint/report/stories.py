@@ -95,9 +95,11 @@ def verify_card(found: VerifyReport, name: str) -> Group:
 
 def generate_line(found: Generated) -> str:
     """One line on how fast a text came."""
+    known = f" ({found.cached_tokens} more were known)" if found.cached_tokens else ""
+    guessed = f" ({found.accepted_tokens} of {found.drafted_tokens} guesses right)" if found.drafted_tokens else ""
     return (
-        f"{found.prompt_tokens} tokens read at {found.prefill_tokens_per_second:.0f}/s, "
-        f"{found.generated_tokens} written at {found.decode_tokens_per_second:.1f}/s, "
+        f"{found.prompt_tokens} tokens read at {found.prefill_tokens_per_second:.0f}/s{known}, "
+        f"{found.generated_tokens} written at {found.decode_tokens_per_second:.1f}/s{guessed}, "
         f"peak memory {size(found.peak_memory_bytes)}"
     )
 
