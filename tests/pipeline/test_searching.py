@@ -84,6 +84,17 @@ def test_a_gate_that_everything_passes_gives_the_smallest_mixture(tiny, tmp_path
         verbs.plan(tiny, QuantizeOptions(budget=Budget(size_bytes=1), calibrate=False))
 
 
+def test_no_search_goes_below_the_smallest_mixture(tmp_path):
+    """Rows of 64 get other formats, whose headers are not of one length."""
+    folder = tmp_path / "narrow"
+    sizes = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3}
+    tiny_models.save_tiny("llama", folder, dtype="float32", **sizes)
+    result = quantize(folder, tmp_path / "out.gguf", gate=Gate(max_kl=100.0))
+    assert result.verdict == "PASS"
+    with pytest.raises(RoomError, match=f"smallest mixture of formats makes {result.plan.nbytes:,} bytes"):
+        quantize(folder, tmp_path / "less.gguf", budget=Budget(size_bytes=result.plan.nbytes - 1))
+
+
 def test_a_gate_that_only_the_original_passes_gives_it(tiny, tmp_path):
     result = quantize(tiny, tmp_path / "out.gguf", gate=Gate(max_kl=0.0))
     assert result.verdict == "PASS"

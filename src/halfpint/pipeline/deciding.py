@@ -21,7 +21,7 @@ from halfpint.pipeline.sensing import sense
 from halfpint.pipeline.timing import job_seconds
 from halfpint.planning import engines, plan_file
 from halfpint.planning.budget import Group
-from halfpint.planning.candidates import CostOf, candidates, plan_within
+from halfpint.planning.candidates import CostOf, candidates, plan_within, smallest_plan
 from halfpint.planning.memory import MemoryNeed, memory_need
 from halfpint.planning.planner import Wish, make_plan, model_parameters
 from halfpint.planning.sensitivity import Sensed, assumed_costs, measured_costs
@@ -117,6 +117,10 @@ class Market:
     def within(self, nbytes: int) -> Plan:
         """The best mixture that whole has at most so many bytes."""
         return plan_within(self.checkpoint, self.container, self.wish, self.groups, nbytes)
+
+    def smallest(self) -> Plan:
+        """The mixture that gives every group its smallest format."""
+        return smallest_plan(self.checkpoint, self.container, self.wish, self.groups)
 
     def costs(self, plan: Plan) -> Mapping[str, float]:
         """What the matrices of a plan cost, whoever made it; those that stay as they are cost nothing."""

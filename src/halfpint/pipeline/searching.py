@@ -203,6 +203,9 @@ class _Search:
             curve.append((sum(c.nbytes for c in chosen) + overhead, sum(c.cost for c in chosen)))
         curve.append((high + overhead, 0.0))
         sizes, costs = zip(*curve, strict=True)
+        # Headers are longer or shorter by some bytes, and no file is smaller than the smallest.
+        least = market.smallest().nbytes
+        sizes = tuple(max(size, least) for size in sizes)
         return cls(gate, list(sizes), list(costs), too_small=sizes[0] - 1, enough=0)
 
     def next_size(self) -> int | None:
