@@ -102,23 +102,30 @@ void one_token(const IntegerWeight& weight, const std::size_t (&indices)[streams
     const std::size_t groups = weight.groups(), step = super_bytes(weight, kSuperGroups);
     Place place{row_header_bytes(weight), kSuperGroups};
     std::size_t group = 0;
+    const auto add_all = [&]() HALFPINT_LAMBDA {
+        unrolled<streams>([&]<int i>() HALFPINT_LAMBDA {
+            add_super<kind, 1>(weight, blocks[i], place, x.at(0, group), sums[i]);
+            keep_order();
+        });
+    };
     for (; group + kSuperGroups <= groups; group += kSuperGroups, place.offset += step)
-        for (int i = 0; i < streams; ++i) add_super<kind, 1>(weight, blocks[i], place, x.at(0, group), sums[i]);
+        add_all();
     if (group < groups) {
         place.groups = groups - group;
-        for (int i = 0; i < streams; ++i) add_super<kind, 1>(weight, blocks[i], place, x.at(0, group), sums[i]);
+        add_all();
     }
     for (int i = 0; i < streams; ++i) finish(weight, indices[i], blocks[i], sums[i][0], out);
 }
 
-// A super-block that is in the first-level cache, for tokens [first, first + count) of a few.
+// A super-block that is in the first-level cache, for tokens [first, first + count) of a few. Not a part of the caller:
+// gcc would move instructions of one count among those of another, and run out of registers.
 template <IntegerKind kind, int count>
-void some_tokens(const IntegerWeight& weight, const std::uint8_t* block, Place place, const TokenView& x,
+__attribute__((noinline)) void some_tokens(const IntegerWeight& weight, const std::uint8_t* block, Place place, const TokenView& x,
                  std::size_t first, Floats* sums) {
     Floats some[count];
-    for (int i = 0; i < count; ++i) some[i] = sums[first + i];
+    unrolled<count>([&]<int i>() HALFPINT_LAMBDA { some[i] = sums[first + i]; });
     add_super<kind, count>(weight, block, place, x.at(first, 0), some);
-    for (int i = 0; i < count; ++i) sums[first + i] = some[i];
+    unrolled<count>([&]<int i>() HALFPINT_LAMBDA { sums[first + i] = some[i]; });
 }
 
 template <IntegerKind kind>

@@ -6,7 +6,7 @@
 
 // Bits [0, bits) of the codes of line `z` of a group, from the planes 4, 2 and 1 of integer.hpp.
 template <int bits, int z>
-inline Line plane_line(const std::uint8_t* group) {
+HALFPINT_INLINE Line plane_line(const std::uint8_t* group) {
     constexpr int four = bits & 4, two = bits & 2;
     const std::uint8_t* pairs = group + (four != 0 ? 4 * kLineBytes : 0);
     const std::uint8_t* singles = pairs + (two != 0 ? 2 * kLineBytes : 0);
@@ -21,7 +21,7 @@ inline Line plane_line(const std::uint8_t* group) {
 
 // Minus 2^bias times the sum of 16 activations, or zero without a bias.
 template <int bias>
-inline Ints bias_start(const std::int32_t* negative_sum) {
+HALFPINT_INLINE Ints bias_start(const std::int32_t* negative_sum) {
     if constexpr (bias < 0) return ints(0);
     return shift_up<bias < 0 ? 0 : bias>(ints(*negative_sum));
 }
@@ -37,16 +37,16 @@ struct Planes {
     using Half = FourLines;
 
     template <int h>
-    static Half half(const std::uint8_t* group) {
+    static HALFPINT_INLINE Half half(const std::uint8_t* group) {
         return {{plane_line<bits, 4 * h>(group), plane_line<bits, 4 * h + 1>(group),
                  plane_line<bits, 4 * h + 2>(group), plane_line<bits, 4 * h + 3>(group)}};
     }
-    static Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
+    static HALFPINT_INLINE Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
         return HALFPINT_ISA::dot<(1 << bits) - 1>(bias_start<bias>(negative_sum), half.lines, x);
     }
 };
 
-inline Ints signed_dot(const Line (&lines)[4], const std::int8_t* x, const std::int32_t* negative_sum) {
+HALFPINT_INLINE Ints signed_dot(const Line (&lines)[4], const std::int8_t* x, const std::int32_t* negative_sum) {
     return dot<kSignedBytes>(bias_start<kBiasedDots ? 7 : -1>(negative_sum), lines, x);
 }
 
@@ -56,12 +56,12 @@ struct Bytes {
     using Half = FourLines;
 
     template <int h>
-    static Half half(const std::uint8_t* group) {
+    static HALFPINT_INLINE Half half(const std::uint8_t* group) {
         Half out;
         for (std::size_t z = 0; z < 4; ++z) out.lines[z] = signed_bytes(load_line(group + (4 * h + z) * kLineBytes));
         return out;
     }
-    static Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
+    static HALFPINT_INLINE Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
         return signed_dot(half.lines, x, negative_sum);
     }
 };
@@ -73,12 +73,12 @@ struct Looked {
     using Half = FourLines;
 
     template <int h>
-    static Half half(const std::uint8_t* group) {
+    static HALFPINT_INLINE Half half(const std::uint8_t* group) {
         const Table table = signed_table(levels);
         return {{look_up(table, plane_line<4, 4 * h>(group)), look_up(table, plane_line<4, 4 * h + 1>(group)),
                  look_up(table, plane_line<4, 4 * h + 2>(group)), look_up(table, plane_line<4, 4 * h + 3>(group))}};
     }
-    static Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
+    static HALFPINT_INLINE Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
         return signed_dot(half.lines, x, negative_sum);
     }
 };
@@ -92,10 +92,10 @@ struct LookedTwice {
     };
 
     template <int h>
-    static Half half(const std::uint8_t* group) {
+    static HALFPINT_INLINE Half half(const std::uint8_t* group) {
         return {Looked<upper>::template half<h>(group), Looked<lower>::template half<h>(group)};
     }
-    static Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
+    static HALFPINT_INLINE Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
         return add(shift_up<7>(signed_dot(half.upper_half.lines, x, negative_sum)),
                    signed_dot(half.lower_half.lines, x, negative_sum));
     }

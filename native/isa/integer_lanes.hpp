@@ -15,6 +15,14 @@
 
 constexpr int kSignedBytes = 255;  // as `most`: bytes are signed numbers
 
+// Operations are small; what is not repeated in its place passes vectors through memory.
+#define HALFPINT_INLINE inline __attribute__((always_inline))
+#define HALFPINT_LAMBDA __attribute__((always_inline))
+
+// Nothing is loaded before this that stands behind it: gcc would load the activations once for two streams of weights,
+// for which it has not the registers, and so keep them in memory a second time.
+HALFPINT_INLINE void keep_order() { asm volatile("" ::: "memory"); }
+
 #if defined(__AVX512VNNI__)
 #include "isa/integer_lanes_avx512.hpp"
 #elif defined(__AVX2__)

@@ -17,60 +17,60 @@ struct Line {
 };
 using Table = __m256i;
 
-inline const __m256i* wide(const std::uint8_t* bytes) { return reinterpret_cast<const __m256i*>(bytes); }
-inline const __m128i* narrow(const std::uint8_t* bytes) { return reinterpret_cast<const __m128i*>(bytes); }
+HALFPINT_INLINE const __m256i* wide(const std::uint8_t* bytes) { return reinterpret_cast<const __m256i*>(bytes); }
+HALFPINT_INLINE const __m128i* narrow(const std::uint8_t* bytes) { return reinterpret_cast<const __m128i*>(bytes); }
 
-inline Floats floats(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
-inline Ints ints(std::int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
-inline Floats load_floats(const std::uint8_t* bytes) {
+HALFPINT_INLINE Floats floats(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+HALFPINT_INLINE Ints ints(std::int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+HALFPINT_INLINE Floats load_floats(const std::uint8_t* bytes) {
     return {_mm256_loadu_ps(reinterpret_cast<const float*>(bytes)),
             _mm256_loadu_ps(reinterpret_cast<const float*>(bytes + 32))};
 }
-inline void store_floats(Floats values, float* out) {
+HALFPINT_INLINE void store_floats(Floats values, float* out) {
     _mm256_storeu_ps(out, values.low);
     _mm256_storeu_ps(out + 8, values.high);
 }
-inline Ints load_words(const std::uint8_t* bytes) {
+HALFPINT_INLINE Ints load_words(const std::uint8_t* bytes) {
     return {_mm256_loadu_si256(wide(bytes)), _mm256_loadu_si256(wide(bytes + 32))};
 }
-inline Ints load_shorts(const std::uint8_t* bytes) {
+HALFPINT_INLINE Ints load_shorts(const std::uint8_t* bytes) {
     return {_mm256_cvtepu16_epi32(_mm_loadu_si128(narrow(bytes))),
             _mm256_cvtepu16_epi32(_mm_loadu_si128(narrow(bytes + 16)))};
 }
-inline Ints load_bytes(const std::uint8_t* bytes) {
+HALFPINT_INLINE Ints load_bytes(const std::uint8_t* bytes) {
     return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(narrow(bytes))),
             _mm256_cvtepu8_epi32(_mm_loadl_epi64(narrow(bytes + 8)))};
 }
-inline Floats load_halves(const std::uint8_t* bytes) {
+HALFPINT_INLINE Floats load_halves(const std::uint8_t* bytes) {
     return {_mm256_cvtph_ps(_mm_loadu_si128(narrow(bytes))), _mm256_cvtph_ps(_mm_loadu_si128(narrow(bytes + 16)))};
 }
-inline Line load_line(const std::uint8_t* bytes) {
+HALFPINT_INLINE Line load_line(const std::uint8_t* bytes) {
     return {_mm256_loadu_si256(wide(bytes)), _mm256_loadu_si256(wide(bytes + 32))};
 }
 
-inline Floats to_floats(Ints a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
-inline Floats as_floats(Ints a) { return {_mm256_castsi256_ps(a.low), _mm256_castsi256_ps(a.high)}; }
-inline Floats mul(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
-inline Floats fma(Floats a, Floats b, Floats c) {
+HALFPINT_INLINE Floats to_floats(Ints a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
+HALFPINT_INLINE Floats as_floats(Ints a) { return {_mm256_castsi256_ps(a.low), _mm256_castsi256_ps(a.high)}; }
+HALFPINT_INLINE Floats mul(Floats a, Floats b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+HALFPINT_INLINE Floats fma(Floats a, Floats b, Floats c) {
     return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
-inline Floats fnma(Floats a, Floats b, Floats c) {
+HALFPINT_INLINE Floats fnma(Floats a, Floats b, Floats c) {
     return {_mm256_fnmadd_ps(a.low, b.low, c.low), _mm256_fnmadd_ps(a.high, b.high, c.high)};
 }
-inline Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
-inline Ints mul(Ints a, Ints b) { return {_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)}; }
-inline Ints larger(Ints a, Ints b) { return {_mm256_max_epi32(a.low, b.low), _mm256_max_epi32(a.high, b.high)}; }
-inline Ints both(Ints a, Ints b) { return {_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)}; }
-inline Ints either(Ints a, Ints b) { return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)}; }
+HALFPINT_INLINE Ints add(Ints a, Ints b) { return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}; }
+HALFPINT_INLINE Ints mul(Ints a, Ints b) { return {_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)}; }
+HALFPINT_INLINE Ints larger(Ints a, Ints b) { return {_mm256_max_epi32(a.low, b.low), _mm256_max_epi32(a.high, b.high)}; }
+HALFPINT_INLINE Ints both(Ints a, Ints b) { return {_mm256_and_si256(a.low, b.low), _mm256_and_si256(a.high, b.high)}; }
+HALFPINT_INLINE Ints either(Ints a, Ints b) { return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)}; }
 template <int bits>
-inline Ints shift_up(Ints a) { return {_mm256_slli_epi32(a.low, bits), _mm256_slli_epi32(a.high, bits)}; }
+HALFPINT_INLINE Ints shift_up(Ints a) { return {_mm256_slli_epi32(a.low, bits), _mm256_slli_epi32(a.high, bits)}; }
 template <int bits>
-inline Ints shift_down(Ints a) { return {_mm256_srli_epi32(a.low, bits), _mm256_srli_epi32(a.high, bits)}; }
+HALFPINT_INLINE Ints shift_down(Ints a) { return {_mm256_srli_epi32(a.low, bits), _mm256_srli_epi32(a.high, bits)}; }
 template <int bits>
-inline Ints shift_down_signed(Ints a) { return {_mm256_srai_epi32(a.low, bits), _mm256_srai_epi32(a.high, bits)}; }
+HALFPINT_INLINE Ints shift_down_signed(Ints a) { return {_mm256_srai_epi32(a.low, bits), _mm256_srai_epi32(a.high, bits)}; }
 
 template <int from, int width, int to>
-inline __m256i take_half(__m256i half) {
+HALFPINT_INLINE __m256i take_half(__m256i half) {
     const __m256i mask = _mm256_set1_epi8(static_cast<char>(((1 << width) - 1) << to));
     // Bytes have no shift of their own: what comes in from the neighbour is masked away.
     if constexpr (to > from) return _mm256_and_si256(_mm256_slli_epi16(half, to - from), mask);
@@ -78,30 +78,30 @@ inline __m256i take_half(__m256i half) {
     return _mm256_and_si256(half, mask);
 }
 template <int from, int width, int to>
-inline Line take(Line line) {
+HALFPINT_INLINE Line take(Line line) {
     return {take_half<from, width, to>(line.low), take_half<from, width, to>(line.high)};
 }
-inline Line either(Line a, Line b) { return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)}; }
-inline Line signed_bytes(Line stored) {
+HALFPINT_INLINE Line either(Line a, Line b) { return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)}; }
+HALFPINT_INLINE Line signed_bytes(Line stored) {
     const __m256i bias = _mm256_set1_epi8(static_cast<char>(128));
     return {_mm256_xor_si256(stored.low, bias), _mm256_xor_si256(stored.high, bias)};
 }
-inline Table byte_table(const std::int8_t* levels) {
+HALFPINT_INLINE Table byte_table(const std::int8_t* levels) {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels)));
 }
-inline Table signed_table(const std::int8_t* levels) { return byte_table(levels); }
-inline Line look_up(Table table, Line nibbles) {
+HALFPINT_INLINE Table signed_table(const std::int8_t* levels) { return byte_table(levels); }
+HALFPINT_INLINE Line look_up(Table table, Line nibbles) {
     return {_mm256_shuffle_epi8(table, nibbles.low), _mm256_shuffle_epi8(table, nibbles.high)};
 }
 
 // A register that the compiler may not combine with others: it would re-associate chains of adds and spill.
-inline __m256i kept(__m256i value) {
+HALFPINT_INLINE __m256i kept(__m256i value) {
     asm("" : "+x"(value));
     return value;
 }
 
 template <int most>
-inline __m256i pairs(__m256i bytes, __m256i x) {
+HALFPINT_INLINE __m256i pairs(__m256i bytes, __m256i x) {
     if constexpr (most == kSignedBytes)
         return _mm256_maddubs_epi16(_mm256_abs_epi8(bytes), _mm256_sign_epi8(x, bytes));
     return _mm256_maddubs_epi16(bytes, x);
@@ -109,7 +109,7 @@ inline __m256i pairs(__m256i bytes, __m256i x) {
 
 // Products of 16 columns with 8 rows. As many pairs are added in 16 bits as cannot overflow.
 template <int most>
-inline __m256i dot_half(__m256i start, const __m256i (&bytes)[4], const __m256i (&x)[4]) {
+HALFPINT_INLINE __m256i dot_half(__m256i start, const __m256i (&bytes)[4], const __m256i (&x)[4]) {
     constexpr int most_pair = 2 * 127 * (most == kSignedBytes ? 128 : most);
     const __m256i one = _mm256_set1_epi16(1);
     __m256i products[4];
@@ -128,7 +128,7 @@ inline __m256i dot_half(__m256i start, const __m256i (&bytes)[4], const __m256i 
 }
 
 template <int most>
-inline Ints dot(Ints start, const Line (&lines)[4], const std::int8_t* x) {
+HALFPINT_INLINE Ints dot(Ints start, const Line (&lines)[4], const std::int8_t* x) {
     __m256i four[4], low[4], high[4];
     for (int z = 0; z < 4; ++z) {
         std::int32_t columns;

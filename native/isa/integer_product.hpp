@@ -4,12 +4,10 @@
 // integer_linear.py states a bound for. Sums over codes are integers, and so exact; so are products of them with the
 // small integers of nested scales, all below 2^24.
 
-#define HALFPINT_INLINE inline __attribute__((always_inline))
-
 // Call f.operator()<0>(), f.operator()<1>(), ...
 template <int count, class F>
 HALFPINT_INLINE void unrolled(F&& f) {
-    [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    [&]<int... i>(std::integer_sequence<int, i...>) HALFPINT_LAMBDA {
         (f.template operator()<i>(), ...);
     }(std::make_integer_sequence<int, count>{});
 }
@@ -22,7 +20,7 @@ struct TokenView {
     const float* offsets;
     std::size_t columns;
 
-    TokenView at(std::size_t token, std::size_t group) const {
+    HALFPINT_INLINE TokenView at(std::size_t token, std::size_t group) const {
         const std::size_t index = token * (columns / kGroupColumns) + group;
         return {codes + token * columns + group * kGroupColumns, scales + index, negative_sums + 2 * index,
                 offsets + index, columns};
@@ -64,12 +62,12 @@ struct Flat {
         for (std::size_t g = 0; g < groups; ++g, codes += Codes::kGroupBytes) {
             const auto group = load_group<Codes>(codes);
             const Floats scale = Scales::scale(data, g);
-            for (int token = 0; token < tokens; ++token) {
+            unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
                 const TokenView here = x.at(token, g);
                 sums[token] = fma(group_dot<Codes>(group, here), mul(scale, floats(*here.scales)), sums[token]);
                 if constexpr (minimum)
                     sums[token] = fma(Scales::minimum(data, g), floats(*here.offsets), sums[token]);
-            }
+            });
         }
     }
 };
@@ -84,12 +82,12 @@ struct FlatHalves {
         for (std::size_t g = 0; g < groups; ++g, codes += Codes::kGroupBytes) {
             const auto group = load_group<Codes>(codes);
             const Floats first = Scales::scale(data, 2 * g), second = Scales::scale(data, 2 * g + 1);
-            for (int token = 0; token < tokens; ++token) {
+            unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
                 const TokenView here = x.at(token, g);
                 const Floats product = fma(to_floats(second_dot<Codes>(group, here)), second,
                                            mul(to_floats(first_dot<Codes>(group, here)), first));
                 sums[token] = fma(product, floats(*here.scales), sums[token]);
-            }
+            });
         }
     }
 };
@@ -102,21 +100,21 @@ struct Nested {
                                           const TokenView& x, Floats (&sums)[tokens]) {
         const Scales scales(data);
         Floats inner[tokens], lower[tokens];
-        for (int token = 0; token < tokens; ++token) inner[token] = lower[token] = floats(0);
-        unrolled<kSuperGroups>([&]<int g>() __attribute__((always_inline)) {
+        unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA { inner[token] = lower[token] = floats(0); });
+        unrolled<kSuperGroups>([&]<int g>() HALFPINT_LAMBDA {
             const auto group = load_group<Codes>(data + Scales::kHeader + g * Codes::kGroupBytes);
             const Floats scale = scales.template scale<g>();
-            for (int token = 0; token < tokens; ++token) {
+            unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
                 const TokenView here = x.at(token, g);
                 inner[token] = fma(mul(group_dot<Codes>(group, here), scale), floats(*here.scales), inner[token]);
                 if constexpr (minimum)
                     lower[token] = fma(scales.template minimum<g>(), floats(*here.offsets), lower[token]);
-            }
+            });
         });
-        for (int token = 0; token < tokens; ++token) {
+        unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
             sums[token] = fma(inner[token], scales.outer, sums[token]);
             if constexpr (minimum) sums[token] = fnma(lower[token], scales.outer_minimum, sums[token]);
-        }
+        });
     }
 };
 
@@ -128,11 +126,11 @@ struct NestedHalves {
                                           const TokenView& x, Floats (&sums)[tokens]) {
         const Scales scales(data);
         Floats inner[tokens], lower[tokens];
-        for (int token = 0; token < tokens; ++token) inner[token] = lower[token] = floats(0);
-        unrolled<kSuperGroups>([&]<int g>() __attribute__((always_inline)) {
+        unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA { inner[token] = lower[token] = floats(0); });
+        unrolled<kSuperGroups>([&]<int g>() HALFPINT_LAMBDA {
             const auto group = load_group<Codes>(data + Scales::kHeader + g * Codes::kGroupBytes);
             const Floats first = scales.template scale<2 * g>(), second = scales.template scale<2 * g + 1>();
-            for (int token = 0; token < tokens; ++token) {
+            unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
                 const TokenView here = x.at(token, g);
                 const Floats product = fma(to_floats(second_dot<Codes>(group, here)), second,
                                            mul(to_floats(first_dot<Codes>(group, here)), first));
@@ -144,12 +142,12 @@ struct NestedHalves {
                                                  mul(scales.template minimum<2 * g>(), one));
                     lower[token] = fma(both_sums, floats(*here.scales), lower[token]);
                 }
-            }
+            });
         });
-        for (int token = 0; token < tokens; ++token) {
+        unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
             sums[token] = fma(inner[token], scales.outer, sums[token]);
             if constexpr (minimum) sums[token] = fma(lower[token], scales.outer_minimum, sums[token]);
-        }
+        });
     }
 };
 
@@ -173,7 +171,7 @@ struct AffineScales {
     }
     // `half` counts 16 columns.
     std::size_t index(std::size_t half) const { return weight.scale_columns == 0 ? 0 : half >> shift; }
-    Floats scale(std::size_t half) const {
+    HALFPINT_INLINE Floats scale(std::size_t half) const {
         if (weight.scale_columns == 0) return floats(1);
         const std::uint8_t* lanes = scales + index(half) * width;
         switch (weight.scale) {
@@ -183,7 +181,7 @@ struct AffineScales {
         }
         return load_floats(lanes);
     }
-    Ints zero(std::size_t half) const {
+    HALFPINT_INLINE Ints zero(std::size_t half) const {
         if (!weight.zero_points) return ints(bias);
         const Ints stored = load_bytes(zeros + index(half) * kBlockRows);
         return weight.kind == IntegerKind::int8 ? add(stored, ints(-128)) : stored;
@@ -204,7 +202,7 @@ struct AffineGroups {
             const auto group = load_group<Codes>(codes);
             const Floats scale = scales.scale(2 * g), second_scale = scales.scale(2 * g + 1);
             const Ints zero = scales.zero(2 * g), second_zero = scales.zero(2 * g + 1);
-            for (int token = 0; token < tokens; ++token) {
+            unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
                 const TokenView here = x.at(token, g);
                 const Ints first = add(first_dot<Codes>(group, here), mul(zero, ints(here.negative_sums[0])));
                 const Ints second = add(second_dot<Codes>(group, here), mul(second_zero, ints(here.negative_sums[1])));
@@ -215,7 +213,7 @@ struct AffineGroups {
                 } else {
                     sums[token] = fma(to_floats(add(first, second)), mul(scale, x_scale), sums[token]);
                 }
-            }
+            });
         }
     }
 };

@@ -4,13 +4,13 @@
 // Flat kinds: one scale a group, and maybe a minimum.
 struct Halves {
     static std::size_t header(std::size_t groups) { return to_lines(32 * groups); }
-    static Floats scale(const std::uint8_t* header, std::size_t index) { return load_halves(header + 32 * index); }
+    static HALFPINT_INLINE Floats scale(const std::uint8_t* header, std::size_t index) { return load_halves(header + 32 * index); }
 };
 
 struct HalfPairs {
     static std::size_t header(std::size_t groups) { return 64 * groups; }
-    static Floats scale(const std::uint8_t* header, std::size_t index) { return load_halves(header + 64 * index); }
-    static Floats minimum(const std::uint8_t* header, std::size_t index) {
+    static HALFPINT_INLINE Floats scale(const std::uint8_t* header, std::size_t index) { return load_halves(header + 64 * index); }
+    static HALFPINT_INLINE Floats minimum(const std::uint8_t* header, std::size_t index) {
         return load_halves(header + 64 * index + 32);
     }
 };
@@ -18,7 +18,7 @@ struct HalfPairs {
 // Powers of two, e8m0: 2^(byte - 127). Byte 0 is below the normal floats, hence the least bits.
 struct Exponents {
     static std::size_t header(std::size_t groups) { return to_lines(16 * groups); }
-    static Floats scale(const std::uint8_t* header, std::size_t index) {
+    static HALFPINT_INLINE Floats scale(const std::uint8_t* header, std::size_t index) {
         return as_floats(larger(shift_up<23>(load_bytes(header + 16 * index)), ints(1 << 22)));
     }
 };
@@ -26,7 +26,7 @@ struct Exponents {
 // One float per two groups.
 struct SharedFloats {
     static std::size_t header(std::size_t groups) { return 64 * ((groups + 1) / 2); }
-    static Floats scale(const std::uint8_t* header, std::size_t index) {
+    static HALFPINT_INLINE Floats scale(const std::uint8_t* header, std::size_t index) {
         return load_floats(header + 64 * (index / 2));
     }
 };
@@ -35,7 +35,7 @@ struct SharedFloats {
 // 2^(127 - 7). Not-a-number is refused when packing.
 struct Float8s {
     static std::size_t header(std::size_t groups) { return to_lines(32 * groups); }
-    static Floats scale(const std::uint8_t* header, std::size_t index) {
+    static HALFPINT_INLINE Floats scale(const std::uint8_t* header, std::size_t index) {
         const Ints bytes = load_bytes(header + 16 * index);
         const Ints sign = shift_up<24>(both(bytes, ints(128)));
         return mul(as_floats(either(sign, shift_up<20>(both(bytes, ints(127))))), floats(0x1p120f));
@@ -48,11 +48,11 @@ struct Float8s {
 struct SixBits {
     Ints words[3];
 
-    explicit SixBits(const std::uint8_t* bytes) {
+    HALFPINT_INLINE explicit SixBits(const std::uint8_t* bytes) {
         for (int i = 0; i < 3; ++i) words[i] = load_words(bytes + 64 * i);
     }
     template <int field>
-    Ints get() const {
+    HALFPINT_INLINE Ints get() const {
         if constexpr (field < 15) return both(shift_down<6 * (field % 5)>(words[field / 5]), ints(63));
         const Ints low = shift_down<30>(words[0]), middle = shift_up<2>(shift_down<30>(words[1]));
         return either(either(low, middle), shift_up<4>(shift_down<30>(words[2])));
@@ -64,12 +64,12 @@ struct SixBitPairs {  // q4_k, q5_k
     Floats outer, outer_minimum;
     SixBits fields;
 
-    explicit SixBitPairs(const std::uint8_t* header)
+    HALFPINT_INLINE explicit SixBitPairs(const std::uint8_t* header)
         : outer(load_halves(header)), outer_minimum(load_halves(header + 32)), fields(header + 64) {}
     template <int group>
-    Floats scale() const { return to_floats(fields.get<2 * group>()); }
+    HALFPINT_INLINE Floats scale() const { return to_floats(fields.get<2 * group>()); }
     template <int group>
-    Floats minimum() const { return to_floats(fields.get<2 * group + 1>()); }
+    HALFPINT_INLINE Floats minimum() const { return to_floats(fields.get<2 * group + 1>()); }
 };
 
 struct SixBitHalves {  // q3_k
@@ -77,9 +77,9 @@ struct SixBitHalves {  // q3_k
     Floats outer;
     SixBits fields;
 
-    explicit SixBitHalves(const std::uint8_t* header) : outer(load_halves(header)), fields(header + 64) {}
+    HALFPINT_INLINE explicit SixBitHalves(const std::uint8_t* header) : outer(load_halves(header)), fields(header + 64) {}
     template <int half>
-    Floats scale() const { return to_floats(add(fields.get<half>(), ints(-32))); }
+    HALFPINT_INLINE Floats scale() const { return to_floats(add(fields.get<half>(), ints(-32))); }
 };
 
 struct SixBitGroups {  // iq4_xs: five fields and two bits in a word, two fields and four bits in a short
@@ -87,14 +87,14 @@ struct SixBitGroups {  // iq4_xs: five fields and two bits in a word, two fields
     Floats outer;
     Ints shorts, words;
 
-    explicit SixBitGroups(const std::uint8_t* header)
+    HALFPINT_INLINE explicit SixBitGroups(const std::uint8_t* header)
         : outer(load_halves(header)), shorts(load_shorts(header + 32)), words(load_words(header + 64)) {}
     template <int group>
-    Floats scale() const { return to_floats(add(field<group>(), ints(-32))); }
+    HALFPINT_INLINE Floats scale() const { return to_floats(add(field<group>(), ints(-32))); }
 
 private:
     template <int group>
-    Ints field() const {
+    HALFPINT_INLINE Ints field() const {
         if constexpr (group < 5) return both(shift_down<6 * group>(words), ints(63));
         if constexpr (group < 7) return both(shift_down<6 * (group < 5 ? 0 : group - 5)>(shorts), ints(63));
         return either(shift_down<30>(words), shift_up<2>(shift_down<12>(shorts)));
@@ -106,9 +106,9 @@ struct ByteHalves {  // q6_k
     Floats outer;
     const std::uint8_t* words;
 
-    explicit ByteHalves(const std::uint8_t* header) : outer(load_halves(header)), words(header + 64) {}
+    HALFPINT_INLINE explicit ByteHalves(const std::uint8_t* header) : outer(load_halves(header)), words(header + 64) {}
     template <int half>
-    Floats scale() const {
+    HALFPINT_INLINE Floats scale() const {
         return to_floats(shift_down_signed<24>(shift_up<24 - 8 * (half % 4)>(load_words(words + 64 * (half / 4)))));
     }
 };
@@ -118,16 +118,16 @@ struct NibblePairs {  // q2_k
     Floats outer, outer_minimum;
     const std::uint8_t* words;
 
-    explicit NibblePairs(const std::uint8_t* header)
+    HALFPINT_INLINE explicit NibblePairs(const std::uint8_t* header)
         : outer(load_halves(header)), outer_minimum(load_halves(header + 32)), words(header + 64) {}
     template <int half>
-    Floats scale() const { return nibble<half, 0>(); }
+    HALFPINT_INLINE Floats scale() const { return nibble<half, 0>(); }
     template <int half>
-    Floats minimum() const { return nibble<half, 4>(); }
+    HALFPINT_INLINE Floats minimum() const { return nibble<half, 4>(); }
 
 private:
     template <int half, int shift>
-    Floats nibble() const {
+    HALFPINT_INLINE Floats nibble() const {
         return to_floats(both(shift_down<8 * (half % 4) + shift>(load_words(words + 64 * (half / 4))), ints(15)));
     }
 };
