@@ -15,6 +15,7 @@
 
 #include "dispatch.hpp"
 #include "lines.hpp"
+#include "panels.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -62,6 +63,13 @@ public:
         return {codes_.data(), scales_.data(), negative_sums_.data(), offsets_.data(), padded_};
     }
 
+    // One scale per 64 columns, for many tokens: isa/panel.hpp.
+    const Tiles& tiles() {
+        const std::lock_guard lock(mutex_);
+        if (!tiles_) tiles_.emplace(x_.data(), tokens(), columns());
+        return *tiles_;
+    }
+
 private:
     void round() {
         const std::size_t groups = padded_ / kGroupColumns;
@@ -85,6 +93,7 @@ private:
     std::vector<std::int8_t> codes_;
     std::vector<float> scales_, offsets_;
     std::vector<std::int32_t> negative_sums_;
+    std::optional<Tiles> tiles_;
 };
 
 // Copies of what was rounded, so that tests can compare it with the reference.
@@ -96,6 +105,17 @@ void copy_rounded(IntegerActivations& x, nb::ndarray<std::int8_t, nb::ndim<2>, n
     require(scales.shape(0) == x.tokens() && scales.shape(1) == groups, "scales are [tokens, groups]");
     std::copy_n(rounded.codes, x.tokens() * rounded.columns, codes.data());
     std::copy_n(rounded.scales, x.tokens() * groups, scales.data());
+}
+
+// The same of tiles: codes [tokens, columns padded to 256], scales [tokens, padded columns / 64].
+void copy_tiles(IntegerActivations& x, nb::ndarray<std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> codes,
+                Output scales) {
+    const Tiles& tiles = x.tiles();
+    const std::size_t padded = tiles.tokens().supers() * kSuperColumns, wides = padded / kWideColumns;
+    require(codes.shape(0) == x.tokens() && codes.shape(1) == padded, "codes are [tokens, padded columns]");
+    require(scales.shape(0) == x.tokens() && scales.shape(1) == wides, "scales are [tokens, groups]");
+    for (std::size_t token = 0; token < x.tokens(); ++token)
+        tiles.kernels().read(tiles.tokens(), token, codes.data() + token * padded, scales.data() + token * wides);
 }
 
 class PackedIntegers {
@@ -161,6 +181,17 @@ public:
                 kernels.product(weight_, begin, end, some, count, output + first * weight_.rows);
             });
         }
+    }
+
+    // With weights rounded to 8 bits, for many tokens.
+    void forward_tiles(IntegerActivations& x, Output out) const {
+        require(packed_, "a weight is packed first");
+        require(x.columns() == weight_.columns, "x has the columns of the weight");
+        require(out.shape(0) == x.tokens() && out.shape(1) == weight_.rows, "out is [tokens, rows]");
+        if (x.tokens() == 0) return;
+        float* output = out.data();
+        const nb::gil_scoped_release released;
+        multiply_tiles(weight_, x.tiles(), output);
     }
 
     void decode(Output out) const {
@@ -247,7 +278,8 @@ void bind_integer(nb::module_& module) {
         .def(nb::init<Floats2>(), nb::arg("x"))
         .def_prop_ro("tokens", &IntegerActivations::tokens)
         .def_prop_ro("columns", &IntegerActivations::columns)
-        .def("copy_rounded", &copy_rounded, nb::arg("codes"), nb::arg("scales"));
+        .def("copy_rounded", &copy_rounded, nb::arg("codes"), nb::arg("scales"))
+        .def("copy_tiles", &copy_tiles, nb::arg("codes"), nb::arg("scales"));
     nb::class_<PackedIntegers>(module, "PackedIntegers")
         .def(nb::init<const std::string&, std::size_t, std::size_t, const std::string&, std::size_t, bool,
                       std::optional<Floats1>, float>(),
@@ -257,6 +289,7 @@ void bind_integer(nb::module_& module) {
         .def("pack", &PackedIntegers::pack, nb::arg("data"), nb::arg("scales").none(),
              nb::arg("zero_points").none(), nb::arg("scale_columns"))
         .def("forward", &PackedIntegers::forward, nb::arg("x"), nb::arg("out"))
+        .def("forward_tiles", &PackedIntegers::forward_tiles, nb::arg("x"), nb::arg("out"))
         .def("decode", &PackedIntegers::decode, nb::arg("out"))
         .def("gather", &PackedIntegers::gather, nb::arg("ids"), nb::arg("out"));
 }

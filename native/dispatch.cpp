@@ -8,6 +8,7 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const IntegerKernels& integer_kernels();
+const PanelKernels& panel_kernels();
 const IntegerPackers& integer_packers();
 const SolveKernels& solve_kernels();
 const AttentionKernels& attention_kernels();
@@ -20,6 +21,7 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const IntegerKernels& integer_kernels();
+const PanelKernels& panel_kernels();
 const IntegerPackers& integer_packers();
 const SolveKernels& solve_kernels();
 const AttentionKernels& attention_kernels();
@@ -31,6 +33,7 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const IntegerKernels& integer_kernels();
+const PanelKernels& panel_kernels();
 const IntegerPackers& integer_packers();
 const SolveKernels& solve_kernels();
 const AttentionKernels& attention_kernels();
@@ -100,6 +103,15 @@ const IntegerPackers& integer_packers() {
     return portable::integer_packers();
 }
 
+const PanelKernels& panel_kernels() {
+    switch (active_isa()) {
+        case Isa::avx512: return avx512::panel_kernels();
+        case Isa::avx2: return avx2::panel_kernels();
+        case Isa::portable: break;
+    }
+    return portable::panel_kernels();
+}
+
 const AttentionKernels& attention_kernels() {
     switch (active_isa()) {
         case Isa::avx512: return avx512::attention_kernels();
@@ -139,6 +151,7 @@ const GroupKernels& group_kernels() { return portable::group_kernels(); }
 const EncodeKernels& encode_kernels() { return portable::encode_kernels(); }
 const LinearKernels& linear_kernels() { return portable::linear_kernels(); }
 const IntegerKernels& integer_kernels() { return portable::integer_kernels(); }
+const PanelKernels& panel_kernels() { return portable::panel_kernels(); }
 const IntegerPackers& integer_packers() { return portable::integer_packers(); }
 const SolveKernels& solve_kernels() { return portable::solve_kernels(); }
 const AttentionKernels& attention_kernels() { return portable::attention_kernels(); }

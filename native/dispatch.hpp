@@ -5,6 +5,7 @@
 #include "isa/encode.hpp"
 #include "isa/linear.hpp"
 #include "isa/integer.hpp"
+#include "isa/panel.hpp"
 #include "isa/probe.hpp"
 #include "isa/solve.hpp"
 #include "isa/attention.hpp"
@@ -20,6 +21,7 @@ const GroupKernels& group_kernels();
 const EncodeKernels& encode_kernels();
 const LinearKernels& linear_kernels();
 const IntegerKernels& integer_kernels();
+const PanelKernels& panel_kernels();
 const IntegerPackers& integer_packers();
 const SolveKernels& solve_kernels();
 const AttentionKernels& attention_kernels();

@@ -147,7 +147,7 @@ def test_the_company_of_a_token_changes_no_bit(name, isa):
     packed = IntegerLinear(weight)
     alone = np.concatenate([packed.forward(x[i : i + 1]) for i in range(20)])
     for tokens in (2, 3, 4, 5, 6, 7, 8, 9, 20):
-        assert np.array_equal(bits(packed.forward(x[:tokens])), bits(alone[:tokens]))
+        assert np.array_equal(bits(packed.forward(x[:tokens], exact=True)), bits(alone[:tokens]))
 
 
 @pytest.mark.parametrize("tokens", [1, 6])

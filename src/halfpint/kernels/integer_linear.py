@@ -6,6 +6,9 @@ per 32 columns. `Linear` stays the exact product: calibration and measuring use 
 
 Sums over codes are exact, and every row adds its groups in the order of columns, so results are the same bits for any
 number of threads, any company of tokens, and on every instruction set. `reference_forward` is the truth.
+
+With more than `FEW_TOKENS` tokens another product is faster, which rounds more (see `integer_panels`): there too a
+token gets the same bits in any company of more than so many, but not those that it gets among few.
 """
 
 from __future__ import annotations
@@ -26,6 +29,12 @@ from halfpint.tensors import Array, FloatArray, QuantizedTensor
 
 GROUP_COLUMNS = 32
 """Columns of activations that share a scale."""
+
+FEW_TOKENS = 8
+"""Up to so many tokens get the exact integer product; more of them another one."""
+
+WIDE_COLUMNS = 64
+"""Columns of activations that share a scale where there are many tokens."""
 
 LEAST_MAGNITUDE = np.float32(2.0**-100)
 """A group of activations whose values are all smaller becomes zeros."""
@@ -139,18 +148,22 @@ class IntegerLinear:
         """Bytes of memory held."""
         return self._packed.nbytes if self._packed is not None else self._held.nbytes
 
-    def forward(self, x: FloatArray | Activations) -> FloatArray:
+    def forward(self, x: FloatArray | Activations, *, exact: bool = False) -> FloatArray:
         """Multiply: `x @ weight.T`.
 
         Parameters
         ----------
         x : float32 [tokens, columns], or Activations
             Give Activations where several weights are multiplied with the same.
+        exact : bool, default False
+            Multiply many tokens as few ones are; that takes about twice the time.
 
         Returns
         -------
         float32 [tokens, rows]
-            Within `error_bound` of `reference_forward`. A token with NaN or infinity in it gives NaN.
+            Within `error_bound` of `reference_forward`; with more than `FEW_TOKENS` tokens, and not `exact`, within
+            `integer_panels.wide_error_bound` of `integer_panels.reference_forward_wide`. A token with NaN or infinity
+            in it gives NaN.
 
         Raises
         ------
@@ -165,7 +178,10 @@ class IntegerLinear:
         if self._packed is None:
             return self._held.forward(given.values)
         out = np.empty((tokens, rows), np.float32)
-        self._packed.forward(given.handle, out)
+        if exact or tokens <= FEW_TOKENS:
+            self._packed.forward(given.handle, out)
+        else:
+            self._packed.forward_tiles(given.handle, out)
         return out
 
     def rows(self, ids: Array) -> FloatArray:
@@ -209,12 +225,14 @@ class IntegerLinear:
         return self._exact
 
 
-def reference_round(x: FloatArray) -> tuple[Array, FloatArray]:
-    """Round activations to 8 bits, one scale per 32 columns: code = round(x * (127 / largest)), scale = largest / 127.
+def reference_round(x: FloatArray, group_columns: int = GROUP_COLUMNS) -> tuple[Array, FloatArray]:
+    """Round activations to 8 bits, a scale for each group: code = round(x * (127 / largest)), scale = largest / 127.
 
     Parameters
     ----------
     x : float32 [tokens, columns]
+    group_columns : int
+        Columns that share a scale.
 
     Returns
     -------
@@ -223,10 +241,10 @@ def reference_round(x: FloatArray) -> tuple[Array, FloatArray]:
         NaN where a group has NaN or infinity in it, whose codes are zeros.
     """
     tokens, columns = x.shape
-    groups = -(-columns // GROUP_COLUMNS)
-    padded = np.zeros((tokens, groups * GROUP_COLUMNS), np.float32)
+    groups = -(-columns // group_columns)
+    padded = np.zeros((tokens, groups * group_columns), np.float32)
     padded[:, :columns] = x
-    grouped = padded.reshape(tokens, groups, GROUP_COLUMNS)
+    grouped = padded.reshape(tokens, groups, group_columns)
     largest = np.abs(grouped).max(axis=2, initial=0)  # NaN when there is one
     useful = np.isfinite(largest) & (largest >= LEAST_MAGNITUDE)
     safe = np.where(useful, largest, np.float32(1))
@@ -248,7 +266,7 @@ def reference_forward(weight: QuantizedTensor, x: FloatArray) -> FloatArray:
     -------
     float32 [tokens, rows]
     """
-    product = _rounded_values(x) @ formats.decode(weight).astype(np.float64).T
+    product = rounded_values(x) @ formats.decode(weight).astype(np.float64).T
     return product.astype(np.float32)
 
 
@@ -262,8 +280,8 @@ def error_bound(weight: QuantizedTensor, x: FloatArray) -> FloatArray:
     """
     groups = -(-weight.shape[1] // GROUP_COLUMNS)
     unit = 2.0**-24
-    values = np.abs(_rounded_values(x))
-    parts = values @ _magnitudes(weight).T
+    values = np.abs(rounded_values(x))
+    parts = values @ magnitudes(weight).T
     bound = (2 * groups + 8) * unit / (1 - (2 * groups + 8) * unit) * parts
     if weight.format.name == "nf4":
         scales = np.repeat(np.abs(weight.parts["scales"]), 64, axis=1)[:, : weight.shape[1]].astype(np.float64)
@@ -272,13 +290,14 @@ def error_bound(weight: QuantizedTensor, x: FloatArray) -> FloatArray:
     return limited
 
 
-def _rounded_values(x: FloatArray) -> Array:
-    codes, scales = reference_round(x)
-    values = codes * np.repeat(scales.astype(np.float64), GROUP_COLUMNS, axis=1)
+def rounded_values(x: FloatArray, group_columns: int = GROUP_COLUMNS) -> Array:
+    """Give what rounded activations are worth, float64 [tokens, columns]; arguments as of `reference_round`."""
+    codes, scales = reference_round(x, group_columns)
+    values: Array = codes * np.repeat(scales.astype(np.float64), group_columns, axis=1)
     return values[:, : x.shape[1]]
 
 
-def _magnitudes(weight: QuantizedTensor) -> Array:
+def magnitudes(weight: QuantizedTensor) -> Array:
     """Give the sum of magnitudes of what a weight is added up from: with minima that is more than its own."""
     magnitude = np.abs(formats.decode(weight).astype(np.float64))
     if isinstance(weight.format, GgmlBlocks):
