@@ -22,7 +22,7 @@ import halfpint
 import reporting
 from halfpint.tokenization import load_tokenizer
 
-PROMPT = "The old house stood at the end of the lane, and nobody in the village would ever"
+PROMPT = "The old house stood at the end of the lane, and nobody in it would ever"
 
 
 def prompt_tokens(model: str) -> int:
