@@ -10,6 +10,9 @@ Then our engine and they alternate: in every round each does the same work, and 
 with the same threads is measured before and after each sample. Engines are processes of their own, pinned to as many
 processors as they have threads. Ratios are ours / theirs, pair by pair: above 1 is faster.
 
+On a machine that others use, `--by-processor` counts the processor time of one thread instead of the time that passed.
+Arithmetic is then comparable; memory is still shared with whatever else runs, with all engines alike.
+
 Peers: llama.cpp (`make engines`); with `--python-peer` OpenVINO GenAI, transformers and torchao, by the interpreter of
 their environment; `--peer` takes any program that speaks as `llama-bench -o json` does. `--original` is the folder that
 those that read no GGUF are given, and `--beside` a file of the same model that our own engine runs as a peer of itself.
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -31,7 +35,7 @@ from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.cost import TokenCost, token_cost
 from halfpint.families import read_config
 from halfpint.kernels import _native, machine
-from halfpint.kernels.probe import Limits, Probe
+from halfpint.kernels.probe import READS, Limits, Probe
 from speed_peers import Engine, EngineRefusedError, Offer, Setting, Timing, Work
 
 FORMS = {
@@ -67,6 +71,7 @@ CASES = {
     "batch 8": Case(Setting(threads=2), Work(128, 64, sequences=8)),
     "context 2048": Case(Setting(threads=2), Work(2048, 64)),
     "context 8192": Case(Setting(threads=2), Work(8192, 64)),
+    "short": Case(Setting(threads=1), Work(128, 16)),
     "quick": Case(Setting(threads=2), Work(32, 8)),
 }
 
@@ -82,12 +87,21 @@ class Sample:
 class Comparison:
     """Engines that alternate on one file."""
 
-    def __init__(self, case: Case, cost: TokenCost) -> None:
-        self.case, self.cost = case, cost
+    def __init__(self, case: Case, cost: TokenCost, *, by_processor: bool = False) -> None:
+        self.case, self.cost, self.by_processor = case, cost, by_processor
         machine.set_thread_count(case.setting.threads)
         _native.force_isa(case.setting.isa or _native.best_isa())
         self.probe = Probe(int(cost.weight_bytes))
-        self.before = self.probe.measure()
+        self.before = self.measure()
+
+    def measure(self) -> Limits:
+        """Both limits; of memory, what processor time is worth if that is what counts."""
+        found = self.probe.measure()
+        if not self.by_processor:
+            return found
+        begun = time.process_time()
+        self.probe.read_bandwidth()
+        return Limits(READS * self.probe.nbytes / (time.process_time() - begun), found.integer_peak)
 
     def warm(self, engine: Engine) -> None:
         """Let an engine do the work once, with hardly any writing, before it counts."""
@@ -97,7 +111,7 @@ class Comparison:
         """One sample between two probes."""
         work = self.case.work
         timing = engine.run(Work(work.prompt, work.tokens, work.sequences, seed))
-        before, self.before = self.before, self.probe.measure()
+        before, self.before = self.before, self.measure()
         limits = Limits(
             (before.read_bandwidth + self.before.read_bandwidth) / 2,
             (before.integer_peak + self.before.integer_peak) / 2,
@@ -108,6 +122,10 @@ class Comparison:
         """Speeds and shares of one sample; the tokens of all sequences count, the weights are read once a step."""
         work, timing, limits = self.case.work, sample.timing, sample.limits
         prefill, decode = timing.prefill_seconds, timing.decode_seconds
+        if self.by_processor:
+            if not timing.processor_seconds:
+                raise EngineRefusedError("it does not tell its processor time apart")
+            prefill, decode = timing.processor_seconds
         operations = work.sequences * self.cost.prompt_operations(work.prompt)
         return {
             "prefill_tokens_per_second": work.sequences * work.prompt / prefill,
@@ -162,7 +180,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             cost = token_cost(checkpoint, read_config(checkpoint.config))
         for name in arguments.cases:
             case = CASES[name]
-            comparison = Comparison(case, cost)
+            comparison = Comparison(case, cost, by_processor=arguments.by_processor)
             with ExitStack() as stack:
                 engines = [enter(stack, comparison, model, speed_peers.ours())]
                 for peer_model, offers in contenders(arguments, model, case.setting):
@@ -270,9 +288,14 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=(), choices=["llama.cpp"])
     parser.add_argument("--original", type=Path, help="the folder in the layout of Hugging Face")
     parser.add_argument("--beside", type=Path, help="another file of the model, for our own engine")
+    parser.add_argument(
+        "--by-processor", action="store_true", help="count processor time, for one thread on a busy machine"
+    )
     parser.add_argument("--json", type=Path, help="where the numbers go")
     parser.add_argument("--markdown", type=Path, help="where the table goes")
     arguments = parser.parse_args()
+    if arguments.by_processor and any(CASES[name].setting.threads > 1 for name in arguments.cases):
+        parser.error("--by-processor is for cases of one thread: threads that wait spend processor time too")
     reporting.print_setting()
     print(reporting.heading(FORMS))
     measured: list[dict[str, Any]] = []

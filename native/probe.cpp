@@ -18,7 +18,8 @@ double seconds_since(Clock::time_point started) {
 
 // Steps of a burst on one thread: some 50 us, so that threads come out even.
 constexpr std::size_t kBurstSteps = 1 << 14;
-constexpr double kRoundSeconds = 0.01;
+// Shorter than the slice of time that a busy system gives a process: some rounds are not interrupted.
+constexpr double kRoundSeconds = 0.002;
 
 // A round of `bursts` on every thread; operations a second.
 double multiply_round(const ProbeKernels& kernels, std::size_t bursts) {

@@ -11,7 +11,7 @@ namespace halfpint {
 double read_bandwidth(std::span<const std::uint64_t> memory, int rounds);
 
 // Operations a second, multiplications and additions counted apart, of 8-bit integer products on all threads
-// together, summed in registers: the best of `rounds` bursts of about a hundredth of a second.
+// together, summed in registers: the best of `rounds` bursts of about two thousandths of a second.
 double integer_peak(int rounds);
 
 }  // namespace halfpint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,17 @@ class Model:
         caches = [Cache(config, work.prompt + work.tokens + 1) for _ in prompts]
         if work.sequences == 1:
             one = Generation(self.decoder, prompts[0], options, caches[0])
-            ids = [list(one)]
-            return Timing(one.record.prefill_seconds, one.record.decode_seconds, ids)
+            begun, ids, first = time.process_time(), [], 0.0
+            for token in one:
+                first = first or time.process_time()
+                ids.append(token)
+            spent = first - begun, time.process_time() - first
+            return Timing(one.record.prefill_seconds, one.record.decode_seconds, [ids], spent)
         several = BatchGeneration(self.decoder, prompts, options, caches)
-        ids = [[] for _ in prompts]
+        rows: list[list[int]] = [[] for _ in prompts]
         for number, token in several:
-            ids[number].append(token)
-        return Timing(several.record.prefill_seconds, several.record.decode_seconds, ids)
+            rows[number].append(token)
+        return Timing(several.record.prefill_seconds, several.record.decode_seconds, rows)
 
 
 def load(options: dict[str, Any]) -> Ready:

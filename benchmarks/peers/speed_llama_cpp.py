@@ -82,17 +82,18 @@ class Model:
         """Read prompts and continue them by the likeliest tokens."""
         context = self.ready_for(work)
         prompts = work.prompts(self.vocabulary)
-        started = time.perf_counter()
+        started, begun = time.perf_counter(), time.process_time()
         newest = [self.read(context, np.array(prompt, np.int32), row) for row, prompt in enumerate(prompts)]
-        read = time.perf_counter()
+        read, middle = time.perf_counter(), time.process_time()
         ids = [newest]
         rows = np.arange(work.sequences, dtype=np.int32)
         for step in range(work.tokens):
             positions = np.full(work.sequences, work.prompt + step, np.int32)
             self.decode(context, np.array(ids[-1], np.int32), positions, rows, every=True)
             ids.append([self.likeliest(context, row) for row in range(work.sequences)])
+        spent = middle - begun, time.process_time() - middle
         ended = time.perf_counter()
-        return Timing(read - started, ended - read, [list(row) for row in zip(*ids, strict=True)])
+        return Timing(read - started, ended - read, [list(row) for row in zip(*ids, strict=True)], spent)
 
     def read(self, context: int, prompt: NDArray[np.int32], row: int) -> int:
         """Read the prompt of one sequence; the likeliest token after it."""

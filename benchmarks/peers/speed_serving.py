@@ -45,11 +45,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of reading all prompts and of all steps, and the new tokens of each sequence."""
+    """Seconds of reading all prompts and of all steps, and the new tokens of each sequence.
+
+    `processor_seconds` are those that processors spent on both; empty where an engine does not tell them apart.
+    """
 
     prefill_seconds: float
     decode_seconds: float
     ids: list[list[int]]
+    processor_seconds: tuple[float, float] | tuple[()] = ()
 
 
 class Ready(Protocol):

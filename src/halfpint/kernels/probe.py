@@ -19,8 +19,10 @@ LEAST_BYTES = 256 * 2**20
 MOST_BYTES = 2**30
 """Memory that is read at most: beyond it the rate does not change any more."""
 
-_READS = 4
-_BURSTS = 6
+READS = 4
+"""Sweeps of `Probe.read_bandwidth`."""
+
+_BURSTS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Probe:
 
     def read_bandwidth(self) -> float:
         """Bytes a second, the best of a few sweeps: others only ever slow a machine down."""
-        return _native.read_bandwidth(self._memory, _READS)
+        return _native.read_bandwidth(self._memory, READS)
 
     def measure(self) -> Limits:
         """Measure both limits; takes a few tenths of a second."""
@@ -71,7 +73,7 @@ class Probe:
 
 
 def integer_peak() -> float:
-    """Operations a second of 8-bit integer products on all threads; the best of a few bursts of a hundredth second."""
+    """Operations a second of 8-bit integer products on all threads; the best of some bursts of two thousandths."""
     return _native.integer_peak(_BURSTS)
 
 
