@@ -9,6 +9,7 @@ import transformers
 
 import tiny_models
 from halfpint.checkpoints import open_checkpoint
+from halfpint.engine import weights
 from halfpint.engine.block import load_block
 from halfpint.engine.cache import Cache
 from halfpint.engine.decoder import Decoder, load_ends
@@ -172,6 +173,18 @@ def test_half_precision_weights_stay_as_they_are_and_agree(dtype, tmp_path):
         tmp_path, dtype=torch.float32, attn_implementation="eager"
     )
     assert_close(decoder.forward(ids), expected_logits(truth, ids))
+
+
+def test_a_large_embedding_stays_in_its_file(tmp_path, monkeypatch):
+    save("llama", tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    ids = random_ids()
+    held = Decoder.load(checkpoint, activations="int8")
+    monkeypatch.setattr(weights, "LARGE_TABLE_BYTES", 1)
+    left = Decoder.load(checkpoint, activations="int8")
+    assert left.nbytes == held.nbytes - held.ends.embedding.nbytes
+    assert np.array_equal(left.forward(ids), held.forward(ids))
+    assert Decoder.load(checkpoint).ends.embedding.nbytes > 0
 
 
 def test_only_the_last_token_can_be_scored(tmp_path):

@@ -15,7 +15,17 @@ from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.activation import softcap
 from halfpint.engine.block import Block, load_block
 from halfpint.engine.cache import Cache, Texts
-from halfpint.engine.weights import ActivationKind, Prepare, as_read, held, model_tensors, read_vector, read_weight
+from halfpint.engine.weights import (
+    ActivationKind,
+    FileRows,
+    Prepare,
+    as_read,
+    held,
+    model_tensors,
+    read_table,
+    read_vector,
+    read_weight,
+)
 from halfpint.errors import UsageError
 from halfpint.families import ModelConfig, Role, read_config
 from halfpint.kernels.elementwise import rms_norm
@@ -29,7 +39,7 @@ class Ends:
     """What stands before the first block and after the last."""
 
     config: ModelConfig
-    embedding: Linear | IntegerLinear
+    embedding: Linear | IntegerLinear | FileRows
     final_norm: FloatArray
     output: Linear | IntegerLinear
 
@@ -83,11 +93,12 @@ def load_ends(
         If a tensor is missing or has another shape than the configuration says.
     """
     tensors = {tensor.role: tensor for tensor in model_tensors(config) if tensor.layer is None}
-    tied = config.tied_embeddings
-    # Rows of an embedding are only looked up, unless it is the head as well.
-    embedding = held(read_weight(checkpoint, tensors[Role.EMBEDDING], prepare), activations if tied else "float32")
     norm = read_vector(checkpoint, tensors[Role.FINAL_NORM], prepare, config.norm_offset)
-    output = embedding if tied else held(read_weight(checkpoint, tensors[Role.HEAD], prepare), activations)
+    if config.tied_embeddings:
+        both = held(read_weight(checkpoint, tensors[Role.EMBEDDING], prepare), activations)
+        return Ends(config, both, norm, both)
+    embedding = read_table(checkpoint, tensors[Role.EMBEDDING], prepare, activations)
+    output = held(read_weight(checkpoint, tensors[Role.HEAD], prepare), activations)
     return Ends(config, embedding, norm, output)
 
 

@@ -4,13 +4,14 @@ The pass is written once, as a generator (`Block.steps`). Running a model answer
 calibration lets the same generators of many batches and of two models wait at a request until it has looked at all of
 their inputs, and chosen the weight. For its sake no generator keeps an activation in a variable while it waits: an
 input belongs to the request, and what is needed again later is handed to `keep`, which may put it on disk.
+
+What passes to and fro is named tuples: a step of decoding makes hundreds, and frozen records take four times as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from halfpint.engine.routing import Routing, route
 from halfpint.engine.weights import Projection
@@ -32,8 +33,7 @@ class Held(Protocol):
         """Look at it for the last time: its place may be used for something else afterwards."""
 
 
-@dataclass(frozen=True, slots=True)
-class Here:
+class Here(NamedTuple):
     """An array that stays in memory, as it is."""
 
     array: FloatArray
@@ -56,8 +56,7 @@ Keep = Callable[[FloatArray], Held]
 """Puts an array aside until it is needed again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Products:
+class Products(NamedTuple):
     """Asks for the product of one input with one or more weights.
 
     Attributes

@@ -13,7 +13,7 @@ from halfpint.errors import CheckpointError
 from halfpint.families import FAMILIES, NORM_ROLES, ModelConfig, Role, TensorRole
 from halfpint.kernels.integer_linear import Activations, IntegerLinear
 from halfpint.kernels.linear import Linear, decoded
-from halfpint.tensors import Array, FloatArray, QuantizedTensor
+from halfpint.tensors import Array, FloatArray, QuantizedTensor, TensorSpec
 
 Weight = Array | QuantizedTensor
 
@@ -58,8 +58,8 @@ def model_tensors(config: ModelConfig) -> tuple[TensorRole, ...]:
     return FAMILIES[config.family].tensors(config)
 
 
-def read_weight(checkpoint: Checkpoint, tensor: TensorRole, prepare: Prepare = as_read) -> Weight:
-    """Read a whole tensor after checking that the file's header agrees with the configuration.
+def check_header(checkpoint: Checkpoint, tensor: TensorRole) -> TensorSpec:
+    """Give what the file's header says of a tensor, if that agrees with the configuration.
 
     Raises
     ------
@@ -74,7 +74,55 @@ def read_weight(checkpoint: Checkpoint, tensor: TensorRole, prepare: Prepare = a
             f"{checkpoint.path}: {tensor.name} has shape {list(spec.shape)}; by the configuration it should have "
             f"{list(tensor.shape)}"
         )
+    return spec
+
+
+def read_weight(checkpoint: Checkpoint, tensor: TensorRole, prepare: Prepare = as_read) -> Weight:
+    """Read a whole tensor after checking its header, which raises CheckpointError."""
+    check_header(checkpoint, tensor)
     return prepare(tensor.name, checkpoint.read(tensor.name))
+
+
+LARGE_TABLE_BYTES = 1 << 26
+"""Embeddings from this size on stay in their file, when text is generated: a row is read in 60 microseconds, and few
+of them are ever looked up."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRows:
+    """An embedding that stays in its file, which must stay open: rows are read as they are looked up."""
+
+    checkpoint: Checkpoint
+    name: str
+    shape: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held: none."""
+        return 0
+
+    def rows(self, ids: Array) -> FloatArray:
+        """Read single rows: float32 [n, columns] for integers [n], the bits of `halfpint.formats.decode`."""
+        wanted, places = np.unique(ids, return_inverse=True)
+        found = [Linear(self.checkpoint.read(self.name, row, row + 1)).decode() for row in wanted.tolist()]
+        table: FloatArray = np.concatenate(found)
+        return table[places.reshape(-1)]
+
+    def decode(self) -> FloatArray:
+        """Read the whole: float32 [rows, columns]."""
+        return Linear(self.checkpoint.read(self.name)).decode()
+
+
+def read_table(
+    checkpoint: Checkpoint, tensor: TensorRole, prepare: Prepare, activations: ActivationKind
+) -> Linear | FileRows:
+    """Read an embedding of which only rows are looked up, or leave it where it is if it is large."""
+    spec = check_header(checkpoint, tensor)
+    rows, columns = spec.shape
+    by_rows = spec.format is None or spec.format.row_multiple == 1
+    if activations == "int8" and prepare is as_read and by_rows and spec.nbytes >= LARGE_TABLE_BYTES:
+        return FileRows(checkpoint, tensor.name, (rows, columns))
+    return Linear(read_weight(checkpoint, tensor, prepare))
 
 
 def read_vector(checkpoint: Checkpoint, tensor: TensorRole, prepare: Prepare, offset: float) -> FloatArray:

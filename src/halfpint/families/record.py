@@ -17,6 +17,9 @@ from halfpint.families.rope import Rope
 class Role(StrEnum):
     """What a tensor does in the model. The engine is wired by roles alone."""
 
+    # Enum's own is Python code: it takes longer than the look-up in a table of parts that it is for.
+    __hash__ = str.__hash__
+
     EMBEDDING = "embedding"
     HEAD = "head"
     FINAL_NORM = "final_norm"

@@ -28,8 +28,10 @@ def rms_norm(x: FloatArray, weight: FloatArray, epsilon: float) -> FloatArray:
         Added to the mean square.
     """
     out = np.empty_like(x)
-    columns = weight.shape[0]
-    _native.rms_norm(x.reshape(-1, columns), weight, epsilon, out.reshape(-1, columns))
+    if x.ndim == 2:
+        _native.rms_norm(x, weight, epsilon, out)
+    else:
+        _native.rms_norm(x.reshape(-1, weight.size), weight, epsilon, out.reshape(-1, weight.size))
     return out
 
 
