@@ -3,8 +3,8 @@
     python benchmarks/gates.py /models/stories260K --keep 0.95 0.97 0.99 --max-kl 0.1 0.01 0.001 --json results.json
 
 Exhaustive search stands against it: every preset, every single format, and the best mixtures of `--sizes` sizes spread
-evenly (in logarithms) from the smallest file to the largest, each made and measured on the same text. Of these files,
-those that pass and are smaller than the one found are the `steps` it is away from the best.
+evenly (in logarithms) from the smallest mixture to the largest single format, each made and measured on the same text.
+Of these files, those that pass and are smaller than the one found are the `steps` it is away from the best.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 import halfpint
 import reporting
 from halfpint.errors import HalfpintError
+from halfpint.pipeline.deciding import priced
 from halfpint.pipeline.options import Budget, CalibrationOptions, Gate, MeasureOptions, QuantizeOptions
 from halfpint.planning import presets
 
@@ -80,13 +81,21 @@ class Bench:
         quality = result.measurement.quality
         return Ready(name, result.plan.nbytes, quality.top1_agreement, quality.kl_mean)
 
+    def smallest(self) -> int:
+        """Bytes of the smallest mixture there is."""
+        checkpoint = halfpint.open_model(self.model)
+        try:
+            return priced(checkpoint, QuantizeOptions(calibrate=False)).smallest().nbytes
+        finally:
+            checkpoint.close()
+
     def all_files(self, sizes: int) -> Iterator[Ready]:
         """Every preset, every single format, and mixtures from the smallest of them to the largest."""
         uniform = [self.ready(f"--bits {bits}", bits=bits) for bits in presets.PRESETS["gguf"]]
         uniform += [self.ready(f"--format {name}", format=name) for name in presets.CANDIDATES["gguf"]]
         there = [file for file in uniform if file is not None]
         yield from there
-        ends = min(file.nbytes for file in there), max(file.nbytes for file in there)
+        ends = self.smallest(), max(file.nbytes for file in there)
         for size in np.geomspace(*ends, sizes).astype(int).tolist():
             mixture = self.ready(f"--size {size}", budget=Budget(size_bytes=size))
             if mixture is not None:

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -116,3 +118,16 @@ def test_the_same_answer_every_time():
 
 def test_nothing_to_decide_is_decided():
     assert allocate([], 0) == ()
+
+
+def test_what_the_solver_prints_by_itself_stays_off_standard_output():
+    """HiGHS prints a line of its own in rare cases, whatever it was told; the answer may be read by a program."""
+    script = (
+        "import ctypes\n"
+        "from halfpint.planning import budget\n"
+        "with budget._quiet():\n"
+        "    ctypes.CDLL(None).puts(b'noise')\n"
+        "print('answer', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "answer\n"

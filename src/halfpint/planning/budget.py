@@ -8,9 +8,14 @@ the best of all, and the other answer is kept only if it is better.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -165,14 +170,35 @@ def _branch_and_bound(useful: Sequence[list[Choice]], budget_bytes: int) -> list
     nbytes = np.array([choice.nbytes for choice in flat], dtype=np.float64) / max(budget_bytes, 1)
     owners = np.repeat(np.arange(len(useful)), np.diff(starts))
     member = csr_array((np.ones(len(flat)), (owners, np.arange(len(flat)))), shape=(len(useful), len(flat)))
-    found = milp(
-        cost,
-        integrality=np.ones(len(flat)),
-        bounds=Bounds(0, 1),
-        constraints=[LinearConstraint(member, 1, 1), LinearConstraint(nbytes[None, :], -np.inf, 1.0)],
-        options={"node_limit": _NODES, "mip_rel_gap": _GAP},
-    )
+    with _quiet():
+        found = milp(
+            cost,
+            integrality=np.ones(len(flat)),
+            bounds=Bounds(0, 1),
+            constraints=[LinearConstraint(member, 1, 1), LinearConstraint(nbytes[None, :], -np.inf, 1.0)],
+            options={"node_limit": _NODES, "mip_rel_gap": _GAP},
+        )
     if found.x is None:
         return None
     chosen = [flat[start + int(np.argmax(found.x[start:end]))] for start, end in pairwise(starts)]
     return chosen if _nbytes(chosen) <= budget_bytes else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the solver's own code prints, whatever its options say, off standard output: the result goes there."""
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    if library is None or sys.__stdout__ is None:
+        yield
+        return
+    sys.__stdout__.flush()
+    library.fflush(None)
+    kept = os.dup(1)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        library.fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
