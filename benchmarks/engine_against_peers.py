@@ -224,7 +224,7 @@ def summary(
     mine = samples[engines[0].name]
     for engine in engines:
         taken = samples[engine.name]
-        row: dict[str, Any] = {"file": model, "case": case, "engine": engine.name}
+        row: dict[str, Any] = {"file": model, "case": case, "engine": engine.name, "version": engine.version}
         for short, key, share in (
             ("r", "prefill_tokens_per_second", "arithmetic_share"),
             ("w", "decode_tokens_per_second", "bandwidth_share"),

@@ -54,6 +54,8 @@ class Engine(Protocol):
     """An engine with a model."""
 
     name: str
+    version: str
+    peak_bytes: int
 
     def run(self, work: Work) -> Timing:
         """Do one sample."""
@@ -89,7 +91,9 @@ class Worker:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment, text=True
         )
-        self.load_seconds = float(self._ask(options)["load_seconds"])
+        loaded = self._ask(options)
+        self.load_seconds = float(loaded["load_seconds"])
+        self.version = str(loaded["version"])
 
     def run(self, work: Work) -> Timing:
         """Do one sample."""
@@ -141,6 +145,7 @@ class Binary:
     setting: Setting
     flags: Sequence[str] = ()
     peak_bytes: int = field(default=0, init=False)
+    version: str = field(default="as its program says", init=False)
 
     def run(self, work: Work) -> Timing:
         """Do one sample."""

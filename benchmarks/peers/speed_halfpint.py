@@ -8,6 +8,7 @@ from typing import Any
 
 from speed_serving import Ready, Timing, Work, serve
 
+import halfpint
 from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.batching import BatchGeneration
 from halfpint.engine.cache import Cache
@@ -19,6 +20,8 @@ from halfpint.kernels import _native, machine
 
 class Model:
     """A loaded model."""
+
+    version = f"halfpint {halfpint.__version__}"
 
     def __init__(self, options: dict[str, Any]) -> None:
         machine.set_thread_count(options["threads"])

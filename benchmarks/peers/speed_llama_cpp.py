@@ -20,7 +20,7 @@ from speed_serving import Ready, Timing, Work, serve
 
 sys.path.append(str(Path(__file__).parents[2] / "tests" / "engines"))
 
-from llama_library import Batch, LibraryError, open_library
+from llama_library import COMMIT, Batch, LibraryError, open_library
 
 CHUNK = 512
 _FLASH = {True: 1, False: 0}
@@ -38,6 +38,8 @@ def backends(folder: Path, isa: str) -> Path:
 
 class Model:
     """A loaded model, and one context that is emptied before every sample."""
+
+    version = f"ggml {COMMIT}"
 
     def __init__(self, options: dict[str, Any]) -> None:
         folder = Path(options["libraries"])

@@ -16,6 +16,8 @@ from speed_serving import Ready, Timing, Work, serve
 class Model:
     """A loaded model."""
 
+    version = f"OpenVINO GenAI {openvino_genai.__version__}"
+
     def __init__(self, options: dict[str, Any]) -> None:
         threads = {"INFERENCE_NUM_THREADS": options["threads"], "NUM_STREAMS": 1}
         self.pipeline = openvino_genai.LLMPipeline(options["model"], "CPU", **threads)

@@ -57,7 +57,15 @@ class Timing:
 
 
 class Ready(Protocol):
-    """A loaded model."""
+    """A loaded model.
+
+    Attributes
+    ----------
+    version : str
+        Of the engine, and of what it stands on.
+    """
+
+    version: str
 
     def run(self, work: Work) -> Timing:
         """Do one sample."""
@@ -85,7 +93,7 @@ def serve(load: Callable[[dict[str, Any]], Ready]) -> None:
                 os.sched_setaffinity(0, request.pop("processors"))
                 started = time.perf_counter()
                 ready = load(request)
-                answer = {"load_seconds": time.perf_counter() - started}
+                answer = {"load_seconds": time.perf_counter() - started, "version": ready.version}
             else:
                 timing = ready.run(Work(**request))
                 answer = {**vars(timing), "peak_bytes": peak_bytes()}

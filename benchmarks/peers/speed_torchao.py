@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torchao
 from speed_serving import Ready, serve
 from speed_transformers import Model
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, IntxWeightOnlyConfig, quantize_
@@ -23,6 +24,7 @@ CONFIGS = {
 def load(options: dict[str, Any]) -> Ready:
     """Load the model that the benchmark names, and quantize it."""
     ready = Model(options)
+    ready.version += f", torchao {torchao.__version__}"
     quantize_(ready.model, CONFIGS[options["quantize"]]())
     return ready
 

@@ -6,12 +6,15 @@ import time
 from typing import Any
 
 import torch
+import transformers
 from speed_serving import Ready, Timing, Work, serve
 from transformers import AutoModelForCausalLM
 
 
 class Model:
     """A loaded model."""
+
+    version = f"transformers {transformers.__version__}, torch {torch.__version__}"
 
     def __init__(self, options: dict[str, Any]) -> None:
         torch.set_num_threads(options["threads"])

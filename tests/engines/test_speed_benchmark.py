@@ -60,6 +60,7 @@ def test_our_engine_gives_as_many_tokens_as_asked(model: Path):
     with closing(speed_peers.ours().open(model, SETTING)) as engine:
         timing = engine.run(Work(6, 3))
         assert [len(row) for row in timing.ids] == [4]
+        assert engine.version == f"halfpint {halfpint.__version__}"
         assert min(timing.prefill_seconds, timing.decode_seconds) > 0
         assert engine.peak_bytes > model.stat().st_size / 2
         assert engine.run(Work(6, 3)).ids == timing.ids
@@ -139,6 +140,7 @@ class Fixed:
 
     def __init__(self, name: str, seconds: float) -> None:
         self.name, self.seconds, self.peak_bytes, self.runs = name, seconds, 7, 0
+        self.version = "1"
 
     def run(self, _work: Work) -> Timing:
         self.runs += 1
