@@ -18,7 +18,8 @@ from halfpint.engine import (
     generation,
 )
 from halfpint.errors import RoomError, UsageError
-from halfpint.kernels import machine
+from halfpint.formats import by_name
+from halfpint.kernels import encode, machine
 
 PROMPTS = [
     [5, 80, 33, 120, 7],
@@ -33,7 +34,11 @@ PROMPTS = [
 def decoder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     tiny_models.save_tiny(request.param, folder)
-    return Decoder.load(open_checkpoint(folder), activations="int8")
+    return Decoder.load(open_checkpoint(folder), lambda _, weight: in_codes(weight), activations="int8")
+
+
+def in_codes(weight):
+    return encode(weight, by_name("q4_0")) if weight.ndim == 2 else weight
 
 
 @pytest.mark.parametrize("sampling", [SamplingOptions(), SamplingOptions(temperature=1.0, seed=5)], ids=["0", "1"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -45,6 +47,12 @@ def test_prefilling_in_pieces_changes_no_token(tiny, monkeypatch):
     whole = list(Generation(decoder, prompt, GenerationOptions(max_tokens=10)))
     monkeypatch.setattr(module, "PREFILL_CHUNK", 16)
     assert list(Generation(decoder, prompt, GenerationOptions(max_tokens=10))) == whole
+
+
+@pytest.mark.parametrize(("hidden", "inner", "tokens"), [(2048, 5632, 512), (4096, 11008, 256), (8192, 1 << 20, 64)])
+def test_pieces_of_a_prompt_keep_activations_small(hidden, inner, tokens, tiny):
+    config = dataclasses.replace(tiny[1].config, hidden_size=hidden, intermediate_size=inner)
+    assert module.chunk_tokens(config) == tokens
 
 
 def test_a_stop_token_ends_the_text_and_is_given(tiny):

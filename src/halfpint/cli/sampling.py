@@ -9,6 +9,7 @@ import click
 
 from halfpint.cli.options import Command, Number, together
 from halfpint.engine.sampling import LEAST_PENALTY, MOST_PENALTY
+from halfpint.kernels.integer_linear import FEW_TOKENS
 from halfpint.kernels.key_values import CACHE_KINDS
 from halfpint.pipeline.options import GenerateOptions
 
@@ -97,7 +98,7 @@ def sampling(function: Command) -> Command:
         ),
         click.option(
             "--draft",
-            type=click.IntRange(min=0, max=64),
+            type=click.IntRange(min=0, max=FEW_TOKENS - 1),
             default=_DEFAULTS.draft,
             show_default=True,
             metavar="N",

@@ -1,4 +1,4 @@
-"""Continuing several texts at once: every pass over the weights serves all of them."""
+"""Continuing several texts at once: a pass over the weights serves up to `FEW_TOKENS` of them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from halfpint.engine import generation
 from halfpint.engine.cache import Cache
 from halfpint.engine.continuation import Continuation, Finish, GenerationOptions
 from halfpint.engine.decoder import Decoder
+from halfpint.engine.generation import chunk_tokens
 from halfpint.errors import UsageError
+from halfpint.kernels.integer_linear import FEW_TOKENS
 from halfpint.tensors import FloatArray
 
 
@@ -85,7 +86,7 @@ class BatchGeneration:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Give (number of the text, token id), in turns, until all texts have ended."""
         began = time.perf_counter()
-        scores: Sequence[FloatArray] | FloatArray = self._prefill()
+        scores = self._prefill()
         prefill_seconds, decode_seconds = time.perf_counter() - began, 0.0
         going = list(range(len(self._texts)))
         while True:
@@ -99,34 +100,32 @@ class BatchGeneration:
             if not going:
                 return
             began = time.perf_counter()
-            pieces = [np.array([self._texts[number].last]) for number in going]
-            scores = self._decoder.forward_many(pieces, [self._caches[number] for number in going])
+            scores = self._step(going)
             decode_seconds += time.perf_counter() - began
             self.record = self._recorded(prefill_seconds, decode_seconds)
 
     def _prefill(self) -> list[FloatArray]:
-        """Scores after each prompt; short prompts share passes."""
-        scores: list[FloatArray] = []
-        waiting: list[int] = []
-        for number, text in enumerate(self._texts):
-            if sum(len(self._texts[other].prompt) for other in waiting) + len(text.prompt) > generation.PREFILL_CHUNK:
-                scores += self._read(waiting)
-                waiting = []
-            waiting.append(number)
-        return scores + self._read(waiting)
+        """Scores after each prompt.
 
-    def _read(self, numbers: Sequence[int]) -> list[FloatArray]:
-        """Scores after the prompts of some texts: one pass, but for a single prompt that is longer than a chunk."""
-        if not numbers:
-            return []
-        pieces = [np.array(self._texts[number].prompt) for number in numbers]
-        caches = [self._caches[number] for number in numbers]
-        if len(pieces) == 1:
-            for start in range(0, len(pieces[0]), generation.PREFILL_CHUNK):
-                piece = pieces[0][start : start + generation.PREFILL_CHUNK]
-                scores = self._decoder.forward_many([piece], caches)
-            return list(scores)
-        return list(self._decoder.forward_many(pieces, caches))
+        Prompts are read one after the other, in the pieces that each would be read in alone: products with many tokens
+        are bound by arithmetic, and together they would be rounded otherwise.
+        """
+        chunk, scores = chunk_tokens(self._decoder.config), []
+        for text, cache in zip(self._texts, self._caches, strict=True):
+            for start in range(0, len(text.prompt), chunk):
+                piece = np.array(text.prompt[start : start + chunk])
+                last = self._decoder.forward(piece, cache, last_only=True)[0]
+            scores.append(last)
+        return scores
+
+    def _step(self, numbers: Sequence[int]) -> list[FloatArray]:
+        """Scores after the last tokens of some texts, in passes of as many as have exact products together."""
+        scores: list[FloatArray] = []
+        for start in range(0, len(numbers), FEW_TOKENS):
+            together = numbers[start : start + FEW_TOKENS]
+            pieces = [np.array([self._texts[number].last]) for number in together]
+            scores += list(self._decoder.forward_many(pieces, [self._caches[number] for number in together]))
+        return scores
 
     def _recorded(self, prefill_seconds: float, decode_seconds: float) -> BatchRecord:
         return BatchRecord(

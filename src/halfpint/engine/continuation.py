@@ -27,7 +27,8 @@ class GenerationOptions:
     stop_ids : frozenset of int
         Tokens that end the text; the one that does is given too. Usually the tokenizer's `eos_ids`.
     draft_tokens : int
-        Most tokens to guess from the text and check in one pass; 0 for none. The text does not depend on it.
+        Most tokens to guess from the text and check in one pass; 0 for none. The text does not depend on it: a pass has
+        no more tokens than get the same products as single ones, `FEW_TOKENS`.
     sampling : SamplingOptions
         How the next token is chosen.
     """

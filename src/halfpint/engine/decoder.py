@@ -179,7 +179,8 @@ class Decoder:
         Returns
         -------
         float32 [texts, vocab_size]
-            Scores after the last token of each piece: the bits that each text would get alone.
+            Scores after the last token of each piece. With `FEW_TOKENS` tokens or fewer in all, these are the bits that
+            each text would get alone; products with more are rounded otherwise.
 
         Raises
         ------

@@ -12,11 +12,16 @@ from halfpint.engine.cache import Cache
 from halfpint.engine.continuation import Continuation, Finish, GenerationOptions
 from halfpint.engine.decoder import Decoder
 from halfpint.engine.drafting import Drafter
+from halfpint.families import ModelConfig
+from halfpint.kernels.integer_linear import FEW_TOKENS
 from halfpint.tensors import FloatArray
 from halfpint.tokenization import StreamDecoder, Tokenizer
 
 PREFILL_CHUNK = 512
-"""Prompt tokens that go through the model at a time: bounds the memory of activations."""
+"""Most prompt tokens that go through the model at a time."""
+
+_LEAST_CHUNK = 64
+_ACTIVATION_FLOATS = 14 << 20
 
 OnPrompt = Callable[[int, int], None]
 """Called with the number of prompt tokens read so far, and with all of them, after each piece."""
@@ -24,6 +29,16 @@ OnPrompt = Callable[[int, int], None]
 
 def unseen(done: int, total: int) -> None:
     """Show nothing."""
+
+
+def chunk_tokens(config: ModelConfig) -> int:
+    """Prompt tokens that go through a model at a time: as many as pay, with activations of some 60 MB at most.
+
+    A block holds about three arrays as wide as its MLP at once, and four as wide as its hidden state.
+    """
+    inner = max(config.intermediate_size, config.experts_per_token * config.expert_size)
+    fitting = _ACTIVATION_FLOATS // (3 * inner + 4 * config.hidden_size)
+    return min(PREFILL_CHUNK, max(_LEAST_CHUNK, fitting // _LEAST_CHUNK * _LEAST_CHUNK))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +145,7 @@ class Generation:
             if text.finish:
                 return
             began = time.perf_counter()
-            guessed = drafter.guess(text.left - 1)
+            guessed = drafter.guess(min(text.left, FEW_TOKENS) - 1)
             last_only = not guessed
             scores = self._decoder.forward(np.array([text.last, *guessed]), self._cache, last_only=last_only)
             decode_seconds += time.perf_counter() - began
@@ -149,9 +164,9 @@ class Generation:
         return tokens
 
     def _prefill(self) -> FloatArray:
-        prompt = self._text.prompt
-        for start in range(0, len(prompt), PREFILL_CHUNK):
-            piece = np.array(prompt[start : start + PREFILL_CHUNK])
+        prompt, chunk = self._text.prompt, chunk_tokens(self._decoder.config)
+        for start in range(0, len(prompt), chunk):
+            piece = np.array(prompt[start : start + chunk])
             scores = self._decoder.forward(piece, self._cache, last_only=True)
             self._on_prompt(start + len(piece), len(prompt))
         return scores

@@ -3,6 +3,9 @@
 The file: the magic; the length of the header, 8 bytes, little endian; the header, JSON; the pages of every layer
 (native/isa/attention.hpp), one layer after the other. The header says which model and which tokens they belong to, how
 they are kept, and a checksum of the pages; its sizes must add up to the file's before anything is read.
+
+What follows goes on as after any other way of reading the prompt in pieces: with exact products the same bits; with
+integer ones scores differ by the rounding of products, because those with many tokens round more than those with few.
 """
 
 from __future__ import annotations
