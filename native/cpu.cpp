@@ -1,5 +1,10 @@
 #include "cpu.hpp"
 
+#if defined(HALFPINT_ARM) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace halfpint {
 
 #if defined(HALFPINT_X86)
@@ -26,22 +31,35 @@ std::vector<std::string> cpu_features() {
     if (__builtin_cpu_supports("avx512vnni")) found.emplace_back("avx512_vnni");
     return found;
 }
+#elif defined(HALFPINT_ARM)
+namespace {
+bool has_dot_products() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return true;  // every 64-bit Mac
+#endif
+}
+}  // namespace
+
+Isa best_isa() { return has_dot_products() ? Isa::neon : Isa::portable; }
+
+std::vector<std::string> cpu_features() {
+    std::vector<std::string> found{"neon"};
+    if (has_dot_products()) found.emplace_back("dotprod");
+    return found;
+}
 #else
 Isa best_isa() { return Isa::portable; }
 
-std::vector<std::string> cpu_features() {
-#if defined(__ARM_NEON)
-    return {"neon"};
-#else
-    return {};
-#endif
-}
+std::vector<std::string> cpu_features() { return {}; }
 #endif
 
 const char* isa_name(Isa isa) {
     switch (isa) {
         case Isa::avx512: return "avx512";
         case Isa::avx2: return "avx2";
+        case Isa::neon: return "neon";
         case Isa::portable: break;
     }
     return "portable";

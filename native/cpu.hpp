@@ -5,15 +5,15 @@
 
 namespace halfpint {
 
-// Instruction sets that kernels are compiled for, slowest first; every later one includes the earlier.
-enum class Isa { portable = 0, avx2 = 1, avx512 = 2 };
+// Instruction sets that kernels are compiled for. avx512 includes avx2; neon, of ARM, has the dot product instructions.
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2, neon = 3 };
 
 // The best instruction set that both this build and this processor have.
 Isa best_isa();
 
 const char* isa_name(Isa isa);
 
-// Names of the features that matter here and are present, e.g. "avx2", "avx512_vnni", "neon".
+// Names of the features that matter here and are present, e.g. "avx2", "avx512_vnni", "neon", "dotprod".
 std::vector<std::string> cpu_features();
 
 }  // namespace halfpint

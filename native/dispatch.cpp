@@ -2,44 +2,36 @@
 
 #include <atomic>
 
+// Every table of kernels: its type, and the function of that name that each instruction set has.
+#define HALFPINT_TABLES(entry)                   \
+    entry(GroupKernels, group_kernels)           \
+    entry(EncodeKernels, encode_kernels)         \
+    entry(LinearKernels, linear_kernels)         \
+    entry(IntegerKernels, integer_kernels)       \
+    entry(IntegerPackers, integer_packers)       \
+    entry(PanelKernels, panel_kernels)           \
+    entry(SolveKernels, solve_kernels)           \
+    entry(AttentionKernels, attention_kernels)   \
+    entry(ElementwiseKernels, elementwise_kernels) \
+    entry(ProbeKernels, probe_kernels)
+
+#define HALFPINT_DECLARE(type, name) const type& name();
+
 namespace halfpint {
 namespace portable {
-const GroupKernels& group_kernels();
-const EncodeKernels& encode_kernels();
-const LinearKernels& linear_kernels();
-const IntegerKernels& integer_kernels();
-const PanelKernels& panel_kernels();
-const IntegerPackers& integer_packers();
-const SolveKernels& solve_kernels();
-const AttentionKernels& attention_kernels();
-const ElementwiseKernels& elementwise_kernels();
-const ProbeKernels& probe_kernels();
+HALFPINT_TABLES(HALFPINT_DECLARE)
 }  // namespace portable
 #if defined(HALFPINT_X86)
 namespace avx2 {
-const GroupKernels& group_kernels();
-const EncodeKernels& encode_kernels();
-const LinearKernels& linear_kernels();
-const IntegerKernels& integer_kernels();
-const PanelKernels& panel_kernels();
-const IntegerPackers& integer_packers();
-const SolveKernels& solve_kernels();
-const AttentionKernels& attention_kernels();
-const ElementwiseKernels& elementwise_kernels();
-const ProbeKernels& probe_kernels();
+HALFPINT_TABLES(HALFPINT_DECLARE)
 }  // namespace avx2
 namespace avx512 {
-const GroupKernels& group_kernels();
-const EncodeKernels& encode_kernels();
-const LinearKernels& linear_kernels();
-const IntegerKernels& integer_kernels();
-const PanelKernels& panel_kernels();
-const IntegerPackers& integer_packers();
-const SolveKernels& solve_kernels();
-const AttentionKernels& attention_kernels();
-const ElementwiseKernels& elementwise_kernels();
-const ProbeKernels& probe_kernels();
+HALFPINT_TABLES(HALFPINT_DECLARE)
 }  // namespace avx512
+#elif defined(HALFPINT_ARM)
+namespace neon {
+HALFPINT_TABLES(HALFPINT_DECLARE)
+}  // namespace neon
 #endif
 
 namespace {
@@ -52,111 +44,31 @@ std::atomic<Isa>& active() {
 Isa active_isa() { return active().load(); }
 
 bool force_isa(Isa isa) {
-    if (static_cast<int>(isa) > static_cast<int>(best_isa())) return false;
+    const Isa best = best_isa();
+    if (isa != Isa::portable && isa != best && !(isa == Isa::avx2 && best == Isa::avx512)) return false;
     active().store(isa);
     return true;
 }
 
 #if defined(HALFPINT_X86)
-const GroupKernels& group_kernels() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::group_kernels();
-        case Isa::avx2: return avx2::group_kernels();
-        case Isa::portable: break;
+#define HALFPINT_CHOOSE(type, name)                      \
+    const type& name() {                                 \
+        switch (active_isa()) {                          \
+            case Isa::avx512: return avx512::name();     \
+            case Isa::avx2: return avx2::name();         \
+            case Isa::neon:                              \
+            case Isa::portable: break;                   \
+        }                                                \
+        return portable::name();                         \
     }
-    return portable::group_kernels();
-}
-
-const EncodeKernels& encode_kernels() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::encode_kernels();
-        case Isa::avx2: return avx2::encode_kernels();
-        case Isa::portable: break;
-    }
-    return portable::encode_kernels();
-}
-
-const LinearKernels& linear_kernels() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::linear_kernels();
-        case Isa::avx2: return avx2::linear_kernels();
-        case Isa::portable: break;
-    }
-    return portable::linear_kernels();
-}
-
-const IntegerKernels& integer_kernels() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::integer_kernels();
-        case Isa::avx2: return avx2::integer_kernels();
-        case Isa::portable: break;
-    }
-    return portable::integer_kernels();
-}
-
-const IntegerPackers& integer_packers() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::integer_packers();
-        case Isa::avx2: return avx2::integer_packers();
-        case Isa::portable: break;
-    }
-    return portable::integer_packers();
-}
-
-const PanelKernels& panel_kernels() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::panel_kernels();
-        case Isa::avx2: return avx2::panel_kernels();
-        case Isa::portable: break;
-    }
-    return portable::panel_kernels();
-}
-
-const AttentionKernels& attention_kernels() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::attention_kernels();
-        case Isa::avx2: return avx2::attention_kernels();
-        case Isa::portable: break;
-    }
-    return portable::attention_kernels();
-}
-
-const ElementwiseKernels& elementwise_kernels() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::elementwise_kernels();
-        case Isa::avx2: return avx2::elementwise_kernels();
-        case Isa::portable: break;
-    }
-    return portable::elementwise_kernels();
-}
-
-const SolveKernels& solve_kernels() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::solve_kernels();
-        case Isa::avx2: return avx2::solve_kernels();
-        case Isa::portable: break;
-    }
-    return portable::solve_kernels();
-}
-const ProbeKernels& probe_kernels() {
-    switch (active_isa()) {
-        case Isa::avx512: return avx512::probe_kernels();
-        case Isa::avx2: return avx2::probe_kernels();
-        case Isa::portable: break;
-    }
-    return portable::probe_kernels();
-}
+#elif defined(HALFPINT_ARM)
+#define HALFPINT_CHOOSE(type, name) \
+    const type& name() { return active_isa() == Isa::neon ? neon::name() : portable::name(); }
 #else
-const GroupKernels& group_kernels() { return portable::group_kernels(); }
-const EncodeKernels& encode_kernels() { return portable::encode_kernels(); }
-const LinearKernels& linear_kernels() { return portable::linear_kernels(); }
-const IntegerKernels& integer_kernels() { return portable::integer_kernels(); }
-const PanelKernels& panel_kernels() { return portable::panel_kernels(); }
-const IntegerPackers& integer_packers() { return portable::integer_packers(); }
-const SolveKernels& solve_kernels() { return portable::solve_kernels(); }
-const AttentionKernels& attention_kernels() { return portable::attention_kernels(); }
-const ElementwiseKernels& elementwise_kernels() { return portable::elementwise_kernels(); }
-const ProbeKernels& probe_kernels() { return portable::probe_kernels(); }
+#define HALFPINT_CHOOSE(type, name) \
+    const type& name() { return portable::name(); }
 #endif
+
+HALFPINT_TABLES(HALFPINT_CHOOSE)
 
 }  // namespace halfpint

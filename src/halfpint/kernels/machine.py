@@ -16,6 +16,7 @@ NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "avx512": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
         "avx2": frozenset({"avx2", "fma"}),
+        "neon": frozenset({"neon", "dotprod"}),
         "portable": frozenset(),
     }
 )
