@@ -203,6 +203,7 @@ private:
 
 }  // namespace
 
+// What is written to is never converted: the caller would not see it.
 void bind_attention(nb::module_& module) {
     module.def("attention_isa", [] { return attention_kernels().isa; });
     nb::class_<KeyValues>(module, "KeyValues")
@@ -213,10 +214,11 @@ void bind_attention(nb::module_& module) {
         .def("stored_bytes", &KeyValues::stored_bytes, nb::arg("length"))
         .def("append", &KeyValues::append, nb::arg("keys"), nb::arg("values"))
         .def("attend", &KeyValues::attend, nb::arg("queries"), nb::arg("scale"), nb::arg("window"), nb::arg("cap"),
-             nb::arg("out"))
+             nb::arg("out").noconvert())
         .def("truncate", &KeyValues::truncate, nb::arg("length"))
-        .def("read", &KeyValues::read, nb::arg("start"), nb::arg("keys"), nb::arg("values"))
-        .def("save", &KeyValues::save, nb::arg("out"))
+        .def("read", &KeyValues::read, nb::arg("start"), nb::arg("keys").noconvert(),
+             nb::arg("values").noconvert())
+        .def("save", &KeyValues::save, nb::arg("out").noconvert())
         .def("restore", &KeyValues::restore, nb::arg("pages"), nb::arg("length"));
 }
 

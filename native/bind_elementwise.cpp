@@ -93,12 +93,13 @@ void add(Rows into, ReadRows more) {
 
 }  // namespace
 
+// What is written to is never converted: the caller would not see it.
 void bind_elementwise(nb::module_& module) {
     module.def("elementwise_isa", [] { return elementwise_kernels().isa; });
-    module.def("rms_norm", &rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"), nb::arg("out"));
-    module.def("rotate", &rotate, nb::arg("x"), nb::arg("head_dim"), nb::arg("cosines"), nb::arg("sines"));
-    module.def("gate", &gate, nb::arg("activation"), nb::arg("gates"), nb::arg("ups"), nb::arg("out"));
-    module.def("add", &add, nb::arg("into"), nb::arg("more"));
+    module.def("rms_norm", &rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"), nb::arg("out").noconvert());
+    module.def("rotate", &rotate, nb::arg("x").noconvert(), nb::arg("head_dim"), nb::arg("cosines"), nb::arg("sines"));
+    module.def("gate", &gate, nb::arg("activation"), nb::arg("gates"), nb::arg("ups"), nb::arg("out").noconvert());
+    module.def("add", &add, nb::arg("into").noconvert(), nb::arg("more"));
 }
 
 }  // namespace halfpint

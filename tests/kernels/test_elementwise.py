@@ -74,3 +74,10 @@ def test_any_number_of_threads_gives_the_same_bits():
     machine.set_thread_count(before)
     assert np.array_equal(outputs[0], outputs[1])
     assert np.array_equal(outputs[0], outputs[2])
+
+
+def test_what_cannot_be_written_in_place_is_refused():
+    x = random(4, 8)
+    for other in (x[:, ::2], x.astype(np.float64)[:, :4]):
+        with pytest.raises(TypeError):
+            elementwise.add(other, random(4, 4))
