@@ -42,6 +42,7 @@ def commands(models: list[str], scratch: Path) -> dict[str, list[str]]:
         "gates": ["gates.py", *models, "--keep", "0.97", "--max-kl", "0.01", "--sizes", "6", *SHORT],
         "coverage": ["interval_coverage.py", "demo", str(candidate), *story, *words],
         "speed": ["engine_against_peers.py", str(candidate), "--cases", "quick", "--pairs", "3"],
+        "kernels": ["linear_kernels.py", "--samples", "3", "--megabytes", "64"],
         "first": ["first_token.py", "--rounds", "3"],
         "soak": ["soak.py", str(candidate), "--minutes", "1", "--prompt", "100"],
         "scales": ["scale_search.py", "--groups", "16"],
