@@ -16,6 +16,8 @@
 // GCC 12 warns of its own AVX-512 header: _mm512_undefined_ps is meant to be undefined (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace halfpint::HALFPINT_ISA {
@@ -247,8 +249,7 @@ void attend(const AttentionTask& task, const AttentionItem& item, std::size_t sp
     const std::size_t begin = std::max(split * kSplitPositions, seen);
     const std::size_t end = std::min((split + 1) * kSplitPositions, task.position(item.token_end - 1) + 1);
     if (begin >= end) return;
-    float* scores = scratch + rows * columns;
-    float* wide = scores + 4 * kTilePositions;
+    float *scores = scratch + rows * columns, *wide = scores + 4 * kTilePositions;
     load_queries(task, item, scratch);
     switch (task.shape.kind) {
         case CacheKind::f32: return split_with_rows<float>(task, item, begin, end, sums, scratch, scores, wide);
@@ -285,9 +286,8 @@ void finish(const AttentionTask& task, const AttentionItem& item, const Attentio
     const std::size_t rows = (item.token_end - item.token_begin) * group;
     for (std::size_t row = 0; row < rows; ++row) {
         const std::size_t token = item.token_begin + row / group, head = item.kv_head * group + row % group;
-        const float total = sums.total[row];
         float* out = task.out + (token * task.heads + head) * head_dim;
-        for (std::size_t dim = 0; dim < head_dim; ++dim) out[dim] = sums.mixed[row * columns + dim] / total;
+        for (std::size_t dim = 0; dim < head_dim; ++dim) out[dim] = sums.mixed[row * columns + dim] / sums.total[row];
     }
 }
 

@@ -12,6 +12,8 @@
 // GCC 12 warns of its own AVX-512 header: _mm512_undefined_ps is meant to be undefined (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace halfpint::HALFPINT_ISA {

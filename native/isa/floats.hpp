@@ -160,9 +160,16 @@ struct Floats {
         return loaded;
     }
     static Floats load_f16(const std::uint16_t* halves) {
+#if defined(__aarch64__)
+        float lanes[16];
+        for (int i = 0; i < 16; i += 4)
+            vst1q_f32(lanes + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves + i))));
+        return load(lanes);
+#else
         Floats loaded{};
         for (int i = 0; i < 16; ++i) loaded.all[i] = from_half(halves[i]);
         return loaded;
+#endif
     }
     static Floats load_i8(const std::int8_t* codes) {
         Floats loaded{};
@@ -171,7 +178,13 @@ struct Floats {
     }
     void store(float* out) const { std::memcpy(out, &all, sizeof all); }
     void store_f16(std::uint16_t* out) const {
+#if defined(__aarch64__)
+        float lanes[16];
+        store(lanes);
+        for (int i = 0; i < 16; i += 4) vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(lanes + i))));
+#else
         for (int i = 0; i < 16; ++i) out[i] = to_half(all[i]);
+#endif
     }
 };
 inline Floats operator+(Floats a, Floats b) { return {a.all + b.all}; }
