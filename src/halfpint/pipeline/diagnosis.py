@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from halfpint import __version__, formats
-from halfpint.kernels import coding, linear, machine, probe
+from halfpint.kernels import coding, integer_linear, linear, machine, probe
 from halfpint.pipeline.results import DoctorReport
 
 _PACKAGES = (
@@ -38,7 +38,7 @@ def diagnose() -> DoctorReport:
         available_memory_bytes=available,
         cpu_features=machine.features(),
         kernel=machine.chosen(),
-        kernels=(*machine.explain(), *linear.explain().splitlines()),
+        kernels=(*machine.explain(), *linear.explain().splitlines(), *integer_linear.explain().splitlines()),
         native_formats=tuple(name for name in formats.FORMATS if name in coding.NATIVE_FORMATS),
         read_bandwidth=probe.read_bandwidth(),
         packages={name: version for name in _PACKAGES if (version := installed_version(name))},
