@@ -6,16 +6,19 @@
 #include <vector>
 
 #include "isa/integer.hpp"
+#include "isa/panel.hpp"
 
 namespace halfpint {
 namespace portable {
 const IntegerKernels& integer_kernels();
 const IntegerPackers& integer_packers();
+const PanelKernels& panel_kernels();
 }  // namespace portable
 #if defined(HALFPINT_CHECKED)  // the name of a second set
 namespace HALFPINT_CHECKED {
 const IntegerKernels& integer_kernels();
 const IntegerPackers& integer_packers();
+const PanelKernels& panel_kernels();
 }  // namespace HALFPINT_CHECKED
 #endif
 
@@ -102,8 +105,27 @@ void make(Example& example, IntegerKind kind, bool zero_points, std::size_t scal
     example.source.data = example.data.data();
 }
 
-void check(const IntegerKernels& kernels, const IntegerPackers& packers, IntegerKind kind, bool zero_points,
-           std::size_t scale_columns) {
+struct Set {
+    const IntegerKernels& kernels;
+    const IntegerPackers& packers;
+    const PanelKernels& panels;
+};
+
+// Of products with the same tokens, as with many.
+std::uint64_t hash_of_panels(const PanelKernels& panels, const IntegerWeight& weight, const std::vector<float>& x,
+                             std::uint64_t hash) {
+    TileTokens tiles{nullptr, panels.record_bytes, kTokens, kColumns};
+    std::vector<std::uint8_t> memory(tiles.tiles() * tiles.supers() * panels.record_bytes + kLineBytes);
+    const std::size_t beyond = reinterpret_cast<std::uintptr_t>(memory.data()) % kLineBytes;
+    tiles.records = memory.data() + (kLineBytes - beyond);
+    panels.round(x.data(), tiles, 0, tiles.tiles());
+    std::vector<float> out(kTokens * kRows);
+    panels.product(weight, 0, weight.row_blocks(), tiles, 0, tiles.tiles(), out.data());
+    return hash_of(out.data(), out.size() * sizeof(float), hash);
+}
+
+void check(const Set& set, IntegerKind kind, bool zero_points, std::size_t scale_columns) {
+    const auto& [kernels, packers, panels] = set;
     Example example;
     make(example, kind, zero_points, scale_columns);
     packers.pack(example.weight, 0, example.weight.row_blocks(), example.source);
@@ -123,6 +145,7 @@ void check(const IntegerKernels& kernels, const IntegerPackers& packers, Integer
         kernels.product(example.weight, 0, example.weight.row_blocks(), rounded, tokens, out.data());
         hash = hash_of(out.data(), out.size() * sizeof(float), hash);
     }
+    hash = hash_of_panels(panels, example.weight, x, hash);
     std::vector<float> row(kColumns);
     packers.decode_row(example.weight, kRows - 1, row.data());
     hash = hash_of(row.data(), row.size() * sizeof(float), hash);
@@ -130,15 +153,15 @@ void check(const IntegerKernels& kernels, const IntegerPackers& packers, Integer
                 scale_columns, zero_points ? 1 : 0, static_cast<unsigned long long>(hash));
 }
 
-void check_all(const IntegerKernels& kernels, const IntegerPackers& packers) {
+void check_all(const Set& set) {
     for (int i = 0; i < static_cast<int>(IntegerKind::count); ++i) {
         const auto kind = static_cast<IntegerKind>(i);
         if (is_affine(kind)) {
             for (const std::size_t scale_columns : {std::size_t{16}, std::size_t{64}, std::size_t{0}})
-                for (const bool zero_points : {false, true}) check(kernels, packers, kind, zero_points, scale_columns);
+                for (const bool zero_points : {false, true}) check(set, kind, zero_points, scale_columns);
         } else {
             const bool nf4 = kind == IntegerKind::nf4;
-            check(kernels, packers, kind, false, nf4 ? 64 : kind == IntegerKind::nvfp4 ? 16 : 32);
+            check(set, kind, false, nf4 ? 64 : kind == IntegerKind::nvfp4 ? 16 : 32);
         }
     }
 }
@@ -148,8 +171,9 @@ void check_all(const IntegerKernels& kernels, const IntegerPackers& packers) {
 
 int main() {
     using namespace halfpint;
-    check_all(portable::integer_kernels(), portable::integer_packers());
+    check_all({portable::integer_kernels(), portable::integer_packers(), portable::panel_kernels()});
 #if defined(HALFPINT_CHECKED)
-    check_all(HALFPINT_CHECKED::integer_kernels(), HALFPINT_CHECKED::integer_packers());
+    check_all({HALFPINT_CHECKED::integer_kernels(), HALFPINT_CHECKED::integer_packers(),
+               HALFPINT_CHECKED::panel_kernels()});
 #endif
 }

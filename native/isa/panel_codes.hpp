@@ -18,7 +18,9 @@ struct PlaneShorts<8> {
     static constexpr float kMiddle = 128;
 
     template <int z>
-    static HALFPINT_INLINE Pair line(const std::uint8_t* group) { return to_shorts<8>(load_line(group + z * kLineBytes)); }
+    static HALFPINT_INLINE Pair line(const std::uint8_t* group) {
+        return to_shorts<8>(load_line(group + z * kLineBytes));
+    }
 };
 
 // Levels of 8 bits; steps are those between levels.

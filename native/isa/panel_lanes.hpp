@@ -14,6 +14,8 @@
 #include "isa/panel_lanes_avx512.hpp"
 #elif defined(__AVX2__)
 #include "isa/panel_lanes_avx2.hpp"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "isa/panel_lanes_neon.hpp"
 #else
 
 using PanelCode = std::int16_t;

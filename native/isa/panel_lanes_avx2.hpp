@@ -1,5 +1,5 @@
-// panel_lanes.hpp for AVX2: a panel's codes are numbers of 16 bits. vpmaddwd adds their products in 32 bits, two columns
-// at once, and cannot overflow; with bytes (vpmaddubsw, a sign for each, vpmaddwd) it takes as many multiplications.
+// panel_lanes.hpp for AVX2: a panel's codes are numbers of 16 bits. vpmaddwd adds their products in 32 bits, two
+// columns at once, and cannot overflow; bytes (vpmaddubsw, a sign for each, vpmaddwd) take as many instructions.
 
 using PanelCode = std::int16_t;
 constexpr std::int32_t kPanelOffset = 128;

@@ -13,6 +13,8 @@
 #include "isa/panel_tile_avx512.hpp"
 #elif defined(__AVX2__)
 #include "isa/panel_tile_avx2.hpp"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "isa/panel_tile_neon.hpp"
 #else
 
 constexpr std::size_t kTileBlocks = 1;

@@ -17,8 +17,10 @@ HALFPINT_INLINE void add_two_columns(const PanelCode* low, const PanelCode* high
         std::int32_t two;
         std::memcpy(&two, x + 2 * token, sizeof two);
         const __m256i columns = _mm256_set1_epi32(two);
-        for (int half = 0; half < 2; ++half)
-            products[token][half] = kept(_mm256_add_epi32(products[token][half], _mm256_madd_epi16(rows[half], columns)));
+        for (int half = 0; half < 2; ++half) {
+            const __m256i both_columns = _mm256_madd_epi16(rows[half], columns);
+            products[token][half] = kept(_mm256_add_epi32(products[token][half], both_columns));
+        }
     }
 }
 

@@ -7,9 +7,14 @@ constexpr std::size_t code_index(std::size_t step, std::size_t token, std::size_
     return (step * kTileTokens + token) * 4 + column;
 }
 
-// One instruction of assembly: the compiler would copy the accumulators of the intrinsic through memory.
-inline void add_products(__m512i& sum, __m512i bytes, __m512i x) {
-    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(x));
+// Assembly: the compiler would copy the accumulators of the intrinsic through memory, or from register to register.
+inline void add_products(__m512i (&sums)[1], const __m512i (&lines)[1], __m512i x) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums[0]) : "v"(lines[0]), "v"(x));
+}
+inline void add_products(__m512i (&sums)[2], const __m512i (&lines)[2], __m512i x) {
+    asm("vpdpbusd %4, %2, %0\n\tvpdpbusd %4, %3, %1"
+        : "+&v"(sums[0]), "+&v"(sums[1])
+        : "v"(lines[0]), "v"(lines[1]), "v"(x));
 }
 
 // Products of 64 columns with `blocks` times 16 rows. Bytes of panels are stored plus 128: sums start at minus 128
@@ -22,14 +27,14 @@ HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record,
             products[token][block] = _mm512_set1_epi32(record.starts[wide][token]);
     panel += wide * kWideSteps * blocks * kPanelLine;
     const PanelCode* x = record.codes + code_index(wide * kWideSteps, 0, 0);
+#pragma GCC unroll 4
     for (std::size_t step = 0; step < kWideSteps; ++step) {
         __m512i lines[blocks];
         for (int block = 0; block < blocks; ++block) lines[block] = _mm512_load_si512(panel + block * kPanelLine);
         for (int token = 0; token < tokens; ++token) {
             std::int32_t four;
             std::memcpy(&four, x + 4 * token, sizeof four);
-            for (int block = 0; block < blocks; ++block)
-                add_products(products[token][block], lines[block], _mm512_set1_epi32(four));
+            add_products(products[token], lines, _mm512_set1_epi32(four));
         }
         panel += blocks * kPanelLine;
         x += code_index(1, 0, 0);

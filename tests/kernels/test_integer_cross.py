@@ -11,7 +11,7 @@ import pytest
 
 NATIVE = Path(__file__).parents[2] / "native"
 FLAGS = ("-O0", "-std=c++20", "-Wall", "-Wextra", "-Wno-psabi", "-Werror", "-ffp-contract=off", f"-I{NATIVE}")
-SOURCES = ("isa/integer.cpp", "isa/integer_pack.cpp")
+SOURCES = ("isa/integer.cpp", "isa/integer_pack.cpp", "isa/panel.cpp")
 
 
 def build(compiler: str, folder: Path, sets: dict[str, tuple[str, ...]], *more: str) -> Path:

@@ -156,7 +156,7 @@ class IntegerLinear:
         x : float32 [tokens, columns], or Activations
             Give Activations where several weights are multiplied with the same.
         exact : bool, default False
-            Multiply many tokens as few ones are; that takes about twice the time.
+            Multiply many tokens as few ones are: slower, and less noise.
 
         Returns
         -------

@@ -2,9 +2,12 @@
 
 With many tokens arithmetic is the limit and not memory, and a scale for every 32 columns costs a quarter of it. So the
 native product (native/isa/panel.hpp) rounds 256 columns of a row to 8 bits again, in 127 steps to each side of what
-their scales can hold at most, and activations get one scale per 64 columns. On weights and activations of normal
-distribution the first adds noise of 0.7 % of the result and the second raises that of 8-bit activations from 1.0 % to
-1.3 % (the error of 4-bit weights themselves is about 8 %).
+their scales can hold at most, and activations get one scale per 64 columns.
+
+Measured on weights and activations of normal distribution, root mean square of the difference to the decoded weight
+times the activations as they are, of 2048 columns: 0.9 % with many tokens and 0.5 % with few; where one activation of
+200 is 15 times as large, 1.5 % and 1.0 %. Rounding weights again makes 0.7 % of it. The error of 4-bit weights
+themselves is 7 to 8 %.
 """
 
 from __future__ import annotations
