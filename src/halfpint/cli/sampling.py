@@ -30,7 +30,7 @@ class Sampling(TypedDict):
     draft: int
 
 
-def sampling(function: Command) -> Command:
+def sampling(function: Command) -> Command:  # long: one decorator per option
     """Options of sampling, with the defaults of `GenerateOptions`."""
     return together(
         click.option(
