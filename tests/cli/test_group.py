@@ -228,9 +228,15 @@ def test_a_signal_ends_a_job_and_removes_what_is_unfinished(tmp_path, number, ex
             ends = told.readlines()
         said = process.stderr.read()
     assert process.returncode == exit_code
-    assert said == f"halfpint: ended by {number.name}\n"
     assert '"event": "failed"' in ends[-1]
-    assert list(output.parent.iterdir()) == []
+    # A tensor may be finished by the time that the signal arrives: then it is kept, and the message says so.
+    left = [path.name for path in output.parent.iterdir()]
+    if left:
+        assert left == [".out.gguf.halfpint-job"]
+        assert said.startswith(f"halfpint: ended by {number.name}; ")
+        assert "the same command goes on from there" in said
+    else:
+        assert said == f"halfpint: ended by {number.name}\n"
 
 
 def test_a_terminal_without_our_signs_gets_escapes():

@@ -16,6 +16,7 @@ from halfpint.engine.activation import rms_norm, softcap
 from halfpint.engine.block import Block
 from halfpint.engine.decoder import Decoder
 from halfpint.engine.weights import Parts, Projection
+from halfpint.kernels.integer_linear import Activations
 from halfpint.pipeline import verbs
 from halfpint.pipeline.measurement import held_out_windows
 from halfpint.pipeline.opening import demo_folder
@@ -93,9 +94,9 @@ class RoundedProjection(Projection):
 
     format: Format | None
 
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        """Give float32 [n, rows] for x float32 [n, columns]."""
-        return Projection.forward(self, rounded(x, self.format))
+    def forward(self, x: Activations) -> np.ndarray:
+        """Give float32 [n, rows] for x [n, columns]."""
+        return Projection.forward(self, Activations(rounded(x.values, self.format)))
 
 
 def rounded_logits(path: Path, ids: np.ndarray) -> np.ndarray:
