@@ -6,6 +6,7 @@ Needs the engine that `python tests/engines/install.py llama_cpp` installs.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from halfpint.calibration.text import Window, batches
 from halfpint.checkpoints.gguf_names import places
 from halfpint.engine.block import load_block
 from halfpint.engine.decoder import load_ends
-from halfpint.engine.steps import Products
+from halfpint.engine.steps import Products, perform
 from halfpint.families import read_config
 from halfpint.pipeline.options import QuantizeOptions
 from halfpint.tensors import FloatArray
@@ -51,12 +52,12 @@ def importance(model: str | Path, windows: list[Window]) -> dict[str, NDArray[np
     sums: dict[str, NDArray[np.float64]] = {}
     counts: dict[str, int] = {}
 
-    def perform(request: Products) -> list[FloatArray]:
+    def gather(request: Products) -> Sequence[FloatArray]:
         squares = np.square(request.x, dtype=np.float64).sum(axis=0)
         for projection in request.projections:
             sums[projection.name] = sums.get(projection.name, 0) + squares
             counts[projection.name] = counts.get(projection.name, 0) + len(request.x)
-        return [projection.forward(request.x) for projection in request.projections]
+        return perform(request)
 
     try:
         config = read_config(checkpoint.config)
@@ -64,7 +65,7 @@ def importance(model: str | Path, windows: list[Window]) -> dict[str, NDArray[np
         hidden = [ends.embed(batch.ids) for batch in batches(windows)]
         for layer in range(config.layers):
             block = load_block(checkpoint, config, layer)
-            hidden = [block.forward(state, perform=perform) for state in hidden]
+            hidden = [block.forward(state, perform=gather) for state in hidden]
         names = places(checkpoint.config)
         return {names[name].gguf_name: (sums[name] / counts[name]).astype(np.float32) for name in sums}
     finally:

@@ -72,10 +72,11 @@ def row_groups(
     labels = _labels(weight, inputs, cap)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     sums = _sums(weight, inputs, cap, members)
-    everything = [_scaled(sums[-1][half]) for half in range(2)]
+    everything = [_scaled(half) for half in sums.pop()]
     groups = []
-    for rows, halves in zip(members, sums[:-1], strict=True):
-        first, last = (_shrunk(halves[half], everything[half], weight[rows]) for half in range(2))
+    for rows in members:
+        # Sums go as moments come: both at once would be much memory.
+        first, last = (_shrunk(half, whole, weight[rows]) for half, whole in zip(sums.pop(0), everything, strict=True))
         for half in (first, last):
             diagonal = np.einsum("ii->i", half.second)
             diagonal += np.float32(embedding_share) * diagonal.mean()

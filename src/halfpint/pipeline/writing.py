@@ -17,6 +17,7 @@ from halfpint.formats import check_finite
 from halfpint.formats.plain import F16, Plain
 from halfpint.pipeline.slicing import SLICE_WEIGHTS, row_slices
 from halfpint.plans import PlannedTensor
+from halfpint.solvers.rows import apart as rows_apart
 from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
 
@@ -106,6 +107,7 @@ def _write(
         result = value
         if tensor.solver != "copy":
             weight = to_float32(value)
+            del value, result  # not to be held while the solver works
             check_finite(weight, start)
             result = _solve_slice(weight, tensor, statistics, account)
         meant = writer.write(tensor.name, start, result)
@@ -131,21 +133,37 @@ def _solve_slice(
         return _to_plain(weight, fmt)
     solved = solvers.by_name(tensor.solver).solve(weight, statistics, fmt)
     account.losses, account.note = solved.losses, solved.note or account.note
-    decoded = kernels.decode(solved.quantized)
-    difference = (weight - decoded).ravel()
-    error = float(np.dot(difference, difference))
-    if not np.isfinite(error):
-        raise VerificationError(f"{fmt.name} made a value that is not finite; keep this tensor in bf16")
-    account.error += error
-    account.norm += float(np.dot(weight.ravel(), weight.ravel()))
+    for start, decoded in _decoded(solved.quantized):
+        rows = weight[start : start + len(decoded)]
+        error = _squares(rows - decoded)
+        if not np.isfinite(error):
+            raise VerificationError(f"{fmt.name} made a value that is not finite; keep this tensor in bf16")
+        account.error += error
+        account.norm += _squares(rows)
     return solved.quantized
+
+
+def _decoded(quantized: QuantizedTensor) -> Iterator[tuple[int, FloatArray]]:
+    """First row and values of one slice after the other, where rows stand on their own; else of the whole."""
+    fmt, shape = quantized.format, quantized.shape
+    if not rows_apart(fmt, shape):
+        yield 0, kernels.decode(quantized)
+        return
+    for start, end in row_slices(shape, fmt):
+        parts = {name: part[start:end] for name, part in quantized.parts.items()}
+        yield start, kernels.decode(QuantizedTensor(fmt, (end - start, shape[1]), parts))
+
+
+def _squares(values: FloatArray) -> float:
+    flat = values.ravel()
+    return float(np.dot(flat, flat))
 
 
 def to_float32(value: Array | QuantizedTensor) -> FloatArray:
     """Decode what a checkpoint gave into float32."""
     if isinstance(value, QuantizedTensor):
         return kernels.decode(value)
-    return value.astype(np.float32)
+    return value.astype(np.float32, copy=False)
 
 
 def _to_plain(weight: FloatArray, fmt: Plain) -> Array:
