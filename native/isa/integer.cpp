@@ -90,34 +90,6 @@ HALFPINT_INLINE void ask_ahead(const std::uint8_t* place, std::size_t size) {
     for (std::size_t i = 0; i < size; i += kLineBytes) __builtin_prefetch(place + kAheadBytes + i, 0, 2);
 }
 
-// One token, `streams` blocks of rows side by side.
-template <IntegerKind kind, int streams>
-void one_token(const IntegerWeight& weight, const std::size_t (&indices)[streams], const TokenView& x, float* out) {
-    const std::uint8_t* blocks[streams];
-    Floats sums[streams][1];
-    for (int i = 0; i < streams; ++i) {
-        blocks[i] = weight.data + indices[i] * weight.block_bytes;
-        sums[i][0] = floats(0);
-    }
-    const std::size_t groups = weight.groups(), step = super_bytes(weight, kSuperGroups);
-    Place place{row_header_bytes(weight), kSuperGroups};
-    std::size_t group = 0;
-    const auto add_all = [&]() HALFPINT_LAMBDA {
-        unrolled<streams>([&]<int i>() HALFPINT_LAMBDA {
-            ask_ahead(blocks[i] + place.offset, step);
-            add_super<kind, 1>(weight, blocks[i], place, x.at(0, group), sums[i]);
-            keep_order();
-        });
-    };
-    for (; group + kSuperGroups <= groups; group += kSuperGroups, place.offset += step)
-        add_all();
-    if (group < groups) {
-        place.groups = groups - group;
-        add_all();
-    }
-    for (int i = 0; i < streams; ++i) finish(weight, indices[i], blocks[i], sums[i][0], out);
-}
-
 // A super-block that is in the first-level cache, for tokens [first, first + count) of a few. Not a part of the caller:
 // gcc would move instructions of one count among those of another, and run out of registers.
 template <IntegerKind kind, int count>
@@ -127,6 +99,31 @@ __attribute__((noinline)) void some_tokens(const IntegerWeight& weight, const st
     unrolled<count>([&]<int i>() HALFPINT_LAMBDA { some[i] = sums[first + i]; });
     add_super<kind, count>(weight, block, place, x.at(first, 0), some);
     unrolled<count>([&]<int i>() HALFPINT_LAMBDA { sums[first + i] = some[i]; });
+}
+
+// One token, two blocks of rows side by side.
+template <IntegerKind kind>
+void one_token(const IntegerWeight& weight, const std::size_t (&indices)[2], const TokenView& x, float* out) {
+    const std::uint8_t* blocks[2];
+    Floats sums[2][1];
+    for (int i = 0; i < 2; ++i) {
+        blocks[i] = weight.data + indices[i] * weight.block_bytes;
+        sums[i][0] = floats(0);
+    }
+    const std::size_t groups = weight.groups(), step = super_bytes(weight, kSuperGroups);
+    Place place{row_header_bytes(weight), kSuperGroups};
+    std::size_t group = 0;
+    for (; group + kSuperGroups <= groups; group += kSuperGroups, place.offset += step)
+        unrolled<2>([&]<int i>() HALFPINT_LAMBDA {
+            ask_ahead(blocks[i] + place.offset, step);
+            add_super<kind, 1>(weight, blocks[i], place, x.at(0, group), sums[i]);
+            keep_order();
+        });
+    if (group < groups) {
+        place.groups = groups - group;
+        for (int i = 0; i < 2; ++i) some_tokens<kind, 1>(weight, blocks[i], place, x.at(0, group), 0, sums[i]);
+    }
+    for (int i = 0; i < 2; ++i) finish(weight, indices[i], blocks[i], sums[i][0], out);
 }
 
 template <IntegerKind kind>
@@ -160,8 +157,8 @@ void any_product(const IntegerWeight& weight, std::size_t begin, std::size_t end
         return;
     }
     const std::size_t half = (end - begin) / 2;
-    for (std::size_t block = begin; block < begin + half; ++block) one_token<kind, 2>(weight, {block, block + half}, x, out);
-    for (std::size_t block = begin + 2 * half; block < end; ++block) one_token<kind, 1>(weight, {block}, x, out);
+    for (std::size_t block = begin; block < begin + half; ++block) one_token<kind>(weight, {block, block + half}, x, out);
+    if (begin + 2 * half < end) few_tokens<kind>(weight, end - 1, x, 1, out);
 }
 
 constexpr auto kProducts = []<std::size_t... i>(std::index_sequence<i...>) {

@@ -11,7 +11,7 @@ import numpy as np
 from halfpint.engine.cache import Cache
 from halfpint.engine.continuation import Continuation, Finish, GenerationOptions
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.generation import chunk_tokens
+from halfpint.engine.generation import prefill
 from halfpint.errors import UsageError
 from halfpint.kernels.integer_linear import FEW_TOKENS
 from halfpint.tensors import FloatArray
@@ -110,13 +110,8 @@ class BatchGeneration:
         Prompts are read one after the other, in the pieces that each would be read in alone: products with many tokens
         are bound by arithmetic, and together they would be rounded otherwise.
         """
-        chunk, scores = chunk_tokens(self._decoder.config), []
-        for text, cache in zip(self._texts, self._caches, strict=True):
-            for start in range(0, len(text.prompt), chunk):
-                piece = np.array(text.prompt[start : start + chunk])
-                last = self._decoder.forward(piece, cache, last_only=True)[0]
-            scores.append(last)
-        return scores
+        texts = zip(self._texts, self._caches, strict=True)
+        return [prefill(self._decoder, text.prompt, cache)[0] for text, cache in texts]
 
     def _step(self, numbers: Sequence[int]) -> list[FloatArray]:
         """Scores after the last tokens of some texts, in passes of as many as have exact products together."""

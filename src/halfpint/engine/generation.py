@@ -41,6 +41,16 @@ def chunk_tokens(config: ModelConfig) -> int:
     return min(PREFILL_CHUNK, max(_LEAST_CHUNK, fitting // _LEAST_CHUNK * _LEAST_CHUNK))
 
 
+def prefill(decoder: Decoder, prompt: Sequence[int], cache: Cache, on_prompt: OnPrompt = unseen) -> FloatArray:
+    """Read a prompt of at least one token in pieces: scores of what follows it, float32 [1, vocab_size]."""
+    chunk = chunk_tokens(decoder.config)
+    for start in range(0, len(prompt), chunk):
+        piece = np.array(prompt[start : start + chunk])
+        scores = decoder.forward(piece, cache, last_only=True)
+        on_prompt(start + len(piece), len(prompt))
+    return scores
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRecord:
     """What a generation did.
@@ -123,7 +133,7 @@ class Generation:
         """Give token ids until a stop token, `max_tokens`, or the end of the context."""
         text, drafter = self._text, Drafter(self._text.prompt, self._options.draft_tokens)
         began = time.perf_counter()
-        scores = self._prefill()
+        scores = prefill(self._decoder, text.prompt, self._cache, self._on_prompt)
         prefill_seconds, decode_seconds = time.perf_counter() - began, 0.0
         guessed: list[int] = []
         drafted = accepted = 0
@@ -162,14 +172,6 @@ class Generation:
             tokens.append(self._text.choose(row))
         self._cache.truncate(self._cache.length - len(guessed) + len(tokens) - 1)
         return tokens
-
-    def _prefill(self) -> FloatArray:
-        prompt, chunk = self._text.prompt, chunk_tokens(self._decoder.config)
-        for start in range(0, len(prompt), chunk):
-            piece = np.array(prompt[start : start + chunk])
-            scores = self._decoder.forward(piece, self._cache, last_only=True)
-            self._on_prompt(start + len(piece), len(prompt))
-        return scores
 
 
 def stream_text(generation: Generation, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> Iterator[str]:

@@ -15,8 +15,8 @@ from halfpint.planning.planner import roles_of
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.solvers import SOLVERS, needs_moments
 
-# The interpreter, NumPy and the tables of formats (92 MB were measured), headers and a tokenizer (27 MB of 32,000 words),
-# and gaps that the allocator leaves.
+# The interpreter, NumPy and the tables of formats (92 MB were measured), headers and a tokenizer (27 MB of 32,000
+# words), and gaps that the allocator leaves.
 _RESTING_BYTES = 136_000_000
 # Of a slice, for each weight: bytes of the source, float32 of it and of what is decoded, their difference, the codes,
 # and what an encoder holds on the way. 19 were measured.
