@@ -72,7 +72,7 @@ def rows(arguments: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]
             started, before = time.monotonic(), _processor_seconds()
             try:
                 if who == "halfpint":
-                    ours(model, arguments.tokens, output)
+                    ours(model, arguments.our_tokens or arguments.tokens, output)
                 else:
                     theirs(who, model, tokens, output, arguments.iterations)
             except PeerError as error:
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=shapes.SHAPES, default="tinyllama-1.1b")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=32768, help="of calibration text")
+    parser.add_argument("--our-tokens", type=int, default=0, help="the peers get more text; 0 for the same")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=["llm-compressor GPTQ", "AutoRound 200"])
     parser.add_argument("--iterations", type=int, default=200, help="of AutoRound")
     parser.add_argument("--rounds", type=int, default=1)

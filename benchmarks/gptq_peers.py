@@ -172,6 +172,7 @@ class Bench:
 def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every model and width in turn."""
     calibration = CalibrationOptions(tokens=arguments.calibration_tokens)
+    ours = CalibrationOptions(tokens=arguments.our_tokens or arguments.calibration_tokens)
     with TemporaryDirectory() as scratch:
         for model in arguments.models:
             folder = Path(scratch) / Path(model).name
@@ -182,7 +183,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             tokens = folder / "tokens.npz"
             save_tokens(windows_of(model, calibration), tokens)
             yardstick = Yardstick(model, arguments.text, arguments.tokens)
-            bench = Bench(Path(model).name, model, source, yardstick, tokens, calibration, folder)
+            bench = Bench(Path(model).name, model, source, yardstick, tokens, ours, folder)
             for bits in arguments.bits:
                 yield from bench.rows(bits, arguments.group, arguments.peers)
 
@@ -196,6 +197,7 @@ def main() -> None:
     parser.add_argument("--text", nargs="+", default=(), type=Path, help="held-out text; without it the bundled one")
     parser.add_argument("--tokens", type=int, default=16384, help="about so many held-out tokens")
     parser.add_argument("--calibration-tokens", type=int, default=0, help="for all; 0 for our default")
+    parser.add_argument("--our-tokens", type=int, default=0, help="the peers get more text; 0 for the same")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     arguments = parser.parse_args()
     reporting.print_setting()
