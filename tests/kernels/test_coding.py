@@ -14,17 +14,6 @@ from halfpint.kernels import _native
 from halfpint.tensors import QuantizedTensor
 
 NATIVE = pytest.mark.parametrize("fmt", ggml.FORMATS, ids=lambda fmt: fmt.name)
-ISAS = ("portable", "avx2", "avx512")
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    """One instruction set after the other; those that this processor lacks are skipped."""
-    before = _native.active_isa()
-    if not _native.force_isa(request.param):
-        pytest.skip(f"this build or processor has no {request.param}")
-    yield request.param
-    _native.force_isa(before)
 
 
 @pytest.fixture

@@ -6,18 +6,9 @@ import numpy as np
 import pytest
 
 from halfpint.engine import activation, rope
-from halfpint.kernels import _native, elementwise, machine
+from halfpint.kernels import elementwise, machine
 
-ISAS = [isa for isa in machine.NEEDS if machine.NEEDS[isa] <= set(machine.features())]
 SIZES = [(1, 1), (3, 7), (2, 64), (5, 100), (300, 250)]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = machine.chosen()
-    assert _native.force_isa(request.param)
-    yield request.param
-    _native.force_isa(before)
 
 
 def random(*shape: int) -> np.ndarray:

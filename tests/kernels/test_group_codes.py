@@ -16,7 +16,6 @@ from halfpint.kernels.group_codes import FORMATS
 from halfpint.tensors import QuantizedTensor
 from ugly_weights import importances, kinds, ordinary
 
-ISAS = ("portable", "avx2", "avx512")
 SOME = pytest.mark.parametrize(
     "fmt",
     [
@@ -33,16 +32,6 @@ SOME = pytest.mark.parametrize(
     ],
     ids=lambda fmt: fmt.name,
 )
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    """One instruction set after the other; those that this processor lacks are skipped."""
-    before = _native.active_isa()
-    if not _native.force_isa(request.param):
-        pytest.skip(f"this build or processor has no {request.param}")
-    yield request.param
-    _native.force_isa(before)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from halfpint import formats
 from halfpint.errors import CheckpointError, ShapeError
 from halfpint.formats.affine import Affine
 from halfpint.formats.ggml import GgmlBlocks
-from halfpint.kernels import _native, machine
+from halfpint.kernels import _native
 from halfpint.kernels.integer_linear import (
     Activations,
     IntegerLinear,
@@ -25,8 +25,7 @@ from halfpint.kernels.integer_linear import (
 from halfpint.kernels.integer_packing import layout_group
 from halfpint.kernels.linear import Linear
 from halfpint.tensors import Format, QuantizedTensor
-
-ISAS = [name for name in machine.NEEDS if machine.NEEDS[name] <= set(machine.features())]
+from instruction_sets import ISAS
 
 PACKED = [fmt for fmt in formats.FORMATS.values() if not fmt.name.startswith(("fp8", "f32", "f16", "bf16"))]
 
@@ -56,14 +55,6 @@ def activations(tokens: int, columns: int, seed: int = 1) -> np.ndarray:
 
 def bits(values: np.ndarray) -> np.ndarray:
     return values.view(np.uint32)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = _native.active_isa()
-    assert _native.force_isa(request.param)
-    yield request.param
-    _native.force_isa(before)
 
 
 def on_every_isa(make):

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from test_integer_linear import BLOCKS_OF_32, RAGGED, TABLE, activations, bits, name_of, on_every_isa
-from test_linear import ISAS, random_parts
+from test_linear import random_parts
 
 from halfpint import formats
 from halfpint.formats import ggml
@@ -28,15 +28,6 @@ from halfpint.tensors import QuantizedTensor
 
 FEW = ["q4_k", "q8_0", "q4_1", "q2_k", "nvfp4", "nf4", "int7-g64-asym", "int4-g16"]
 MANY = FEW_TOKENS + 1
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = _native.active_isa()
-    if not _native.force_isa(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    _native.force_isa(before)
 
 
 def assert_within_bound(weight, x):

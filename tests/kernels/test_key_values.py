@@ -11,6 +11,7 @@ from halfpint.engine.attention import attend
 from halfpint.errors import UsageError
 from halfpint.kernels import _native, machine
 from halfpint.kernels.key_values import CACHE_KINDS, KeyValues
+from instruction_sets import ISAS
 
 SHAPES = {  # heads, kv_heads, head_dim
     "all heads": (4, 4, 64),
@@ -22,15 +23,6 @@ SHAPES = {  # heads, kv_heads, head_dim
 }
 VIEWS = {"plain": (0, 0.0), "window": (37, 0.0), "narrow window": (1, 0.0), "cap": (0, 3.0), "both": (70, 20.0)}
 CASES = [(shape, "plain") for shape in SHAPES] + [("groups of 8", view) for view in VIEWS if view != "plain"]
-ISAS = [isa for isa in machine.NEEDS if machine.NEEDS[isa] <= set(machine.features())]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = machine.chosen()
-    assert _native.force_isa(request.param)
-    yield request.param
-    _native.force_isa(before)
 
 
 @pytest.fixture

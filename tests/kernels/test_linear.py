@@ -13,8 +13,6 @@ from halfpint.kernels import _native
 from halfpint.kernels.linear import Linear, error_bound, explain, reference_forward
 from halfpint.tensors import Array, Format, QuantizedTensor
 
-ISAS = ("portable", "avx2", "avx512")
-
 
 def _covered(fmt: Format) -> bool:
     """Of the many integer formats, a few of each width and kind."""
@@ -59,15 +57,6 @@ def _random_blocks(name: str, shape: tuple[int, ...], rng: np.random.Generator) 
         halves = ((rng.random(shape[:-1]) - 0.4) * 0.1).astype(np.float16)
         blocks[..., offset : offset + 2] = halves[..., np.newaxis].view(np.uint8)
     return blocks
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = _native.active_isa()
-    if not _native.force_isa(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    _native.force_isa(before)
 
 
 @pytest.mark.parametrize("fmt", TABLE, ids=lambda fmt: fmt.name)

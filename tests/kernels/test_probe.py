@@ -7,14 +7,6 @@ from halfpint.errors import UsageError
 from halfpint.kernels import _native, machine, probe
 
 
-@pytest.fixture(params=list(machine.NEEDS))
-def instruction_set(request):
-    if not _native.force_isa(request.param):
-        pytest.skip(f"this processor has no {request.param}")
-    yield request.param
-    _native.force_isa(_native.best_isa())
-
-
 @pytest.fixture(params=[1, 2, 3])
 def threads(request):
     before = machine.thread_count()
@@ -23,7 +15,7 @@ def threads(request):
     machine.set_thread_count(before)
 
 
-@pytest.mark.usefixtures("instruction_set", "threads")
+@pytest.mark.usefixtures("isa", "threads")
 @pytest.mark.parametrize("words", [1, 7, 63, 64, 65, 1000, 4099])
 def test_every_word_is_read(words):
     """The native probe gives 0 unless the sum is that of ones."""
@@ -35,7 +27,7 @@ def test_every_word_is_read(words):
         memory[position] = 1
 
 
-@pytest.mark.usefixtures("instruction_set", "threads")
+@pytest.mark.usefixtures("isa", "threads")
 def test_the_peak_of_arithmetic_is_measured():
     assert _native.integer_peak(1) > 0
     assert _native.integer_instruction()

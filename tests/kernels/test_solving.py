@@ -10,22 +10,11 @@ from halfpint.solvers.factor import feedback_factor, live
 from solvers.layers import inputs, weight
 from ugly_weights import kinds
 
-ISAS = ("portable", "avx2", "avx512")
 NAMES = [
     *("q8_0", "q4_0", "q4_1", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"),
     *("int2-g16", "int4-g128", "int4-g32-asym", "int3-g64-asym-bf16", "int5-g256-fp32", "int8", "int4-asym"),
     *("nf4", "mxfp4", "nvfp4", "fp8", "fp8-block"),
 ]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    """One instruction set after the other; those that this processor lacks are skipped."""
-    before = _native.active_isa()
-    if not _native.force_isa(request.param):
-        pytest.skip(f"this build or processor has no {request.param}")
-    yield request.param
-    _native.force_isa(before)
 
 
 @pytest.fixture
