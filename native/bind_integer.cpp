@@ -118,6 +118,14 @@ void copy_tiles(IntegerActivations& x, nb::ndarray<std::int8_t, nb::ndim<2>, nb:
         tiles.kernels().read(tiles.tokens(), token, codes.data() + token * padded, scales.data() + token * wides);
 }
 
+// Blocks of rows that a thread takes at a time: `shares` for each thread, but not less than 128 KiB of weights, some 5 us
+// of reading.
+std::size_t block_grain(std::size_t blocks, std::size_t block_bytes, std::size_t shares) {
+    const std::size_t all = shares * static_cast<std::size_t>(thread_count());
+    const std::size_t least = (std::size_t{1} << 17) / block_bytes + 1;
+    return std::max(least, (blocks + all - 1) / all);
+}
+
 class PackedIntegers {
 public:
     PackedIntegers(const std::string& kind, std::size_t rows, std::size_t columns, const std::string& scale,
@@ -134,6 +142,14 @@ public:
     PackedIntegers& operator=(const PackedIntegers&) = delete;
 
     std::size_t nbytes() const { return memory_.size(); }
+
+    // The weight, to multiply x with into out; shapes are checked here.
+    const IntegerWeight& to_multiply(const IntegerActivations& x, const Output& out) const {
+        require(packed_, "a weight is packed first");
+        require(x.columns() == weight_.columns, "x has the columns of the weight");
+        require(out.shape(0) == x.tokens() && out.shape(1) == weight_.rows, "out is [tokens, rows]");
+        return weight_;
+    }
 
     // Sources are read and not kept: GGUF's blocks, or codes of a byte each and the scales beside them.
     void pack(Bytes data, std::optional<Bytes> scales, std::optional<Bytes> zero_points, std::size_t scale_columns) {
@@ -156,42 +172,19 @@ public:
         }
         const auto& packers = integer_packers();
         const nb::gil_scoped_release released;
-        parallel_for(weight_.row_blocks(), block_grain(8), [&](std::size_t begin, std::size_t end) {
+        parallel_for(weight_.row_blocks(), grain(), [&](std::size_t begin, std::size_t end) {
             packers.pack(weight_, begin, end, source);
         });
         packed_ = true;
     }
 
-    void forward(IntegerActivations& x, Output out) const {
-        require(packed_, "a weight is packed first");
-        require(x.columns() == weight_.columns, "x has the columns of the weight");
-        require(out.shape(0) == x.tokens() && out.shape(1) == weight_.rows, "out is [tokens, rows]");
-        if (x.tokens() == 0) return;
-        const auto& kernels = integer_kernels();
-        float* output = out.data();
-        const nb::gil_scoped_release released;
-        const IntegerTokens rounded = x.rounded();
-        const std::size_t groups = rounded.columns / kGroupColumns;
-        for (std::size_t first = 0; first < x.tokens(); first += kMostTokens) {
-            const std::size_t count = std::min(kMostTokens, x.tokens() - first);
-            const IntegerTokens some{rounded.codes + first * rounded.columns, rounded.scales + first * groups,
-                                     rounded.negative_sums + 2 * first * groups, rounded.offsets + first * groups,
-                                     rounded.columns};
-            parallel_for(weight_.row_blocks(), block_grain(2), [&](std::size_t begin, std::size_t end) {
-                kernels.product(weight_, begin, end, some, count, output + first * weight_.rows);
-            });
-        }
-    }
-
     // With weights rounded to 8 bits, for many tokens.
     void forward_tiles(IntegerActivations& x, Output out) const {
-        require(packed_, "a weight is packed first");
-        require(x.columns() == weight_.columns, "x has the columns of the weight");
-        require(out.shape(0) == x.tokens() && out.shape(1) == weight_.rows, "out is [tokens, rows]");
+        const IntegerWeight& weight = to_multiply(x, out);
         if (x.tokens() == 0) return;
         float* output = out.data();
         const nb::gil_scoped_release released;
-        multiply_tiles(weight_, x.tiles(), output);
+        multiply_tiles(weight, x.tiles(), output);
     }
 
     void decode(Output out) const {
@@ -200,7 +193,7 @@ public:
         const auto& packers = integer_packers();
         float* output = out.data();
         const nb::gil_scoped_release released;
-        parallel_for(weight_.row_blocks(), block_grain(8), [&](std::size_t begin, std::size_t end) {
+        parallel_for(weight_.row_blocks(), grain(), [&](std::size_t begin, std::size_t end) {
             for (std::size_t row = begin * kBlockRows; row < std::min(end * kBlockRows, weight_.rows); ++row)
                 packers.decode_row(weight_, row, output + row * weight_.columns);
         });
@@ -255,19 +248,58 @@ private:
         return weight_.kind == IntegerKind::nf4 ? 4 : 1;
     }
 
-    // Blocks of rows that a thread takes at a time: `shares` for each thread, but not less than 128 KiB of weights,
-    // some 5 us of reading.
-    std::size_t block_grain(std::size_t shares) const {
-        const std::size_t all = shares * static_cast<std::size_t>(thread_count());
-        const std::size_t least = (std::size_t{1} << 17) / weight_.block_bytes + 1;
-        return std::max(least, (weight_.row_blocks() + all - 1) / all);
-    }
+    std::size_t grain() const { return block_grain(weight_.row_blocks(), weight_.block_bytes, 8); }
 
     IntegerWeight weight_;
     LineMemory memory_;
     std::array<float, 16> levels_{};
     bool packed_ = false;
 };
+
+// A product with one of several weights: its rows are blocks [begin, end) among those of all.
+struct Part {
+    const IntegerWeight* weight;
+    float* out;
+    std::size_t begin, end;
+};
+
+// Products of the same activations with several weights, shared among threads as if they were one.
+void multiply(const std::vector<Part>& parts, const IntegerTokens& x, std::size_t tokens, std::size_t grain) {
+    const auto& kernels = integer_kernels();
+    parallel_for(parts.back().end, grain, [&](std::size_t begin, std::size_t end) {
+        for (const Part& part : parts) {
+            const std::size_t from = std::max(begin, part.begin), to = std::min(end, part.end);
+            if (from < to) kernels.product(*part.weight, from - part.begin, to - part.begin, x, tokens, part.out);
+        }
+    });
+}
+
+void multiply_integers(nb::list weights, IntegerActivations& x, nb::list outs) {
+    require(weights.size() == outs.size(), "there is an output for each weight");
+    if (weights.size() == 0 || x.tokens() == 0) return;
+    std::vector<Part> parts;
+    parts.reserve(weights.size());
+    std::size_t blocks = 0, most_bytes = 0;
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        const auto out = nb::cast<Output>(outs[i], false);
+        const IntegerWeight& weight = nb::cast<const PackedIntegers&>(weights[i]).to_multiply(x, out);
+        parts.push_back({&weight, out.data(), blocks, blocks + weight.row_blocks()});
+        blocks = parts.back().end;
+        most_bytes = std::max(most_bytes, weight.block_bytes);
+    }
+    const std::size_t grain = block_grain(blocks, most_bytes, 2);
+    const nb::gil_scoped_release released;
+    const IntegerTokens rounded = x.rounded();
+    const std::size_t groups = rounded.columns / kGroupColumns;
+    for (std::size_t first = 0; first < x.tokens(); first += kMostTokens) {
+        const std::size_t count = std::min(kMostTokens, x.tokens() - first);
+        multiply(parts,
+                 {rounded.codes + first * rounded.columns, rounded.scales + first * groups,
+                  rounded.negative_sums + 2 * first * groups, rounded.offsets + first * groups, rounded.columns},
+                 count, grain);
+        for (Part& part : parts) part.out += count * part.weight->rows;
+    }
+}
 
 }  // namespace
 
@@ -288,10 +320,10 @@ void bind_integer(nb::module_& module) {
         .def_prop_ro("nbytes", &PackedIntegers::nbytes)
         .def("pack", &PackedIntegers::pack, nb::arg("data"), nb::arg("scales").none(),
              nb::arg("zero_points").none(), nb::arg("scale_columns"))
-        .def("forward", &PackedIntegers::forward, nb::arg("x"), nb::arg("out"))
         .def("forward_tiles", &PackedIntegers::forward_tiles, nb::arg("x"), nb::arg("out"))
         .def("decode", &PackedIntegers::decode, nb::arg("out"))
         .def("gather", &PackedIntegers::gather, nb::arg("ids"), nb::arg("out"));
+    module.def("multiply_integers", &multiply_integers, nb::arg("weights"), nb::arg("x"), nb::arg("outs"));
 }
 
 }  // namespace halfpint

@@ -63,13 +63,13 @@ struct Place {
     std::size_t groups;
 };
 
-template <IntegerKind kind, int tokens>
+template <IntegerKind kind, int tokens, bool asks>
 HALFPINT_INLINE void add_super(const IntegerWeight& weight, const std::uint8_t* block, Place place, const TokenView& x,
                                Floats (&sums)[tokens]) {
     if constexpr (is_affine(kind))
-        KindOf<kind>::template add_super<tokens>(weight, block + place.offset, block, place.groups, x, sums);
+        KindOf<kind>::template add_super<tokens, asks>(weight, block + place.offset, block, place.groups, x, sums);
     else
-        KindOf<kind>::template add_super<tokens>(weight, block + place.offset, place.groups, x, sums);
+        KindOf<kind>::template add_super<tokens, asks>(weight, block + place.offset, place.groups, x, sums);
 }
 
 // Multiply by the row header's factors where there are any, and write what are rows of the weight.
@@ -82,14 +82,6 @@ inline void finish(const IntegerWeight& weight, std::size_t index, const std::ui
     std::memcpy(out + row, lanes, (weight.rows - row) * sizeof(float));
 }
 
-// How far ahead of a super-block memory is asked for, into the second-level cache. Where one core alone waits long for
-// memory this is worth 5 to 20 % of its bandwidth (linear_kernels.py); 2 KiB is too near, 16 KiB too far.
-constexpr std::size_t kAheadBytes = 9216;
-
-HALFPINT_INLINE void ask_ahead(const std::uint8_t* place, std::size_t size) {
-    for (std::size_t i = 0; i < size; i += kLineBytes) __builtin_prefetch(place + kAheadBytes + i, 0, 2);
-}
-
 // A super-block that is in the first-level cache, for tokens [first, first + count) of a few. Not a part of the caller:
 // gcc would move instructions of one count among those of another, and run out of registers.
 template <IntegerKind kind, int count>
@@ -97,7 +89,7 @@ __attribute__((noinline)) void some_tokens(const IntegerWeight& weight, const st
                  std::size_t first, Floats* sums) {
     Floats some[count];
     unrolled<count>([&]<int i>() HALFPINT_LAMBDA { some[i] = sums[first + i]; });
-    add_super<kind, count>(weight, block, place, x.at(first, 0), some);
+    add_super<kind, count, false>(weight, block, place, x.at(first, 0), some);
     unrolled<count>([&]<int i>() HALFPINT_LAMBDA { sums[first + i] = some[i]; });
 }
 
@@ -115,8 +107,7 @@ void one_token(const IntegerWeight& weight, const std::size_t (&indices)[2], con
     std::size_t group = 0;
     for (; group + kSuperGroups <= groups; group += kSuperGroups, place.offset += step)
         unrolled<2>([&]<int i>() HALFPINT_LAMBDA {
-            ask_ahead(blocks[i] + place.offset, step);
-            add_super<kind, 1>(weight, blocks[i], place, x.at(0, group), sums[i]);
+            add_super<kind, 1, true>(weight, blocks[i], place, x.at(0, group), sums[i]);
             keep_order();
         });
     if (group < groups) {
@@ -136,7 +127,7 @@ void few_tokens(const IntegerWeight& weight, std::size_t index, const TokenView&
     for (std::size_t group = 0; group < groups; group += kSuperGroups) {
         place.groups = std::min(kSuperGroups, groups - group);
         const TokenView here = x.at(0, group);
-        ask_ahead(block + place.offset, super_bytes(weight, place.groups));
+        ask_ahead<true>(block + place.offset, super_bytes(weight, place.groups));
         std::size_t token = 0;
         if constexpr (kTokensAtOnce == 4) {
             for (; token + 4 <= tokens; token += 4) some_tokens<kind, 4>(weight, block, place, here, token, sums);

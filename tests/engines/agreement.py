@@ -1,7 +1,6 @@
 """Our side of a comparison with another engine: what we write, what we compute from it, and how far apart two are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import torch
 import tiny_models
 from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.activation import rms_norm, softcap
-from halfpint.engine.block import Block
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.weights import Parts, Projection
+from halfpint.engine.steps import Perform, Products
+from halfpint.engine.weights import project
 from halfpint.kernels.integer_linear import Activations
 from halfpint.pipeline import verbs
 from halfpint.pipeline.measurement import held_out_windows
@@ -88,17 +87,6 @@ def check_likeliest(found: np.ndarray, expected: np.ndarray, margin: float) -> N
     assert np.array_equal(found.argmax(axis=1)[clear], expected.argmax(axis=1)[clear])
 
 
-@dataclass(frozen=True, slots=True)
-class RoundedProjection(Projection):
-    """A product whose input is rounded first, as llama.cpp does for a weight of this format."""
-
-    format: Format | None
-
-    def forward(self, x: Activations) -> np.ndarray:
-        """Give float32 [n, rows] for x [n, columns]."""
-        return Projection.forward(self, Activations(rounded(x.values, self.format)))
-
-
 def rounded_logits(path: Path, ids: np.ndarray) -> np.ndarray:
     """Logits of our engine for a GGUF file, with activations rounded before each product as llama.cpp rounds them.
 
@@ -115,7 +103,7 @@ def rounded_logits(path: Path, ids: np.ndarray) -> np.ndarray:
         formats = {name: spec.format for name, spec in checkpoint.tensors.items()}
         hidden = decoder.ends.embed(np.asarray(ids)[None])
         for block in decoder.blocks:
-            hidden = rounding_block(block, formats).forward(hidden)
+            hidden = block.forward(hidden, perform=rounding(formats))
         normed = rms_norm(hidden[0], decoder.ends.final_norm, decoder.config.norm_epsilon)
         head = "model.embed_tokens.weight" if decoder.config.tied_embeddings else "lm_head.weight"
         return softcap(decoder.ends.output.forward(rounded(normed, formats[head])), decoder.config.logit_softcap)
@@ -123,15 +111,16 @@ def rounded_logits(path: Path, ids: np.ndarray) -> np.ndarray:
         checkpoint.close()
 
 
-def rounding_block(block: Block, formats: Mapping[str, Format | None]) -> Block:
-    """Give the same block with inputs rounded."""
+def rounding(formats: Mapping[str, Format | None]) -> Perform:
+    """Products whose inputs are rounded first, as llama.cpp does for weights of these formats."""
 
-    def of(projection: Projection) -> RoundedProjection:
-        return RoundedProjection(projection.name, projection.linear, projection.bias, formats[projection.name])
+    def perform(request: Products) -> list[np.ndarray]:
+        return [
+            project((projection,), Activations(rounded(request.x, formats[projection.name])))[0]
+            for projection in request.projections
+        ]
 
-    projections = {role: of(projection) for role, projection in block.parts.projections.items()}
-    experts = {key: of(projection) for key, projection in block.parts.experts.items()}
-    return replace(block, parts=Parts(block.parts.norms, projections, experts))
+    return perform
 
 
 def rounded(x: np.ndarray, fmt: Format | None) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from halfpint.engine.routing import Routing, route
-from halfpint.engine.weights import Projection
+from halfpint.engine.weights import Projection, project
 from halfpint.kernels.integer_linear import Activations
 from halfpint.tensors import FloatArray
 
@@ -85,8 +85,7 @@ Perform = Callable[[Products], Sequence[FloatArray]]
 
 def perform(request: Products) -> Sequence[FloatArray]:
     """Carry out products with the weights as they are held."""
-    x = Activations(request.x)  # rounded once, if at all
-    return [projection.forward(x) for projection in request.projections]
+    return project(request.projections, Activations(request.x))  # rounded once, if at all
 
 
 def run(steps: Steps, perform: Perform = perform) -> FloatArray:

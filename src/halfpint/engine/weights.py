@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError
 from halfpint.families import FAMILIES, NORM_ROLES, ModelConfig, Role, TensorRole
-from halfpint.kernels.integer_linear import Activations, IntegerLinear
+from halfpint.kernels.integer_linear import Activations, IntegerLinear, multiply
 from halfpint.kernels.linear import Linear, decoded
 from halfpint.tensors import Array, FloatArray, QuantizedTensor, TensorSpec
 
@@ -44,13 +44,19 @@ class Projection:
     linear: Linear | IntegerLinear
     bias: FloatArray | None
 
-    def forward(self, x: Activations) -> FloatArray:
-        """Give float32 [n, rows] for x [n, columns]."""
-        linear = self.linear
-        product = linear.forward(x) if isinstance(linear, IntegerLinear) else linear.forward(x.values)
-        if self.bias is not None:
-            product += self.bias
-        return product
+
+def project(projections: Sequence[Projection], x: Activations) -> list[FloatArray]:
+    """Multiply the same activations [n, columns] with every projection: float32 [n, rows] each."""
+    linears = [projection.linear for projection in projections]
+    integers = [linear for linear in linears if isinstance(linear, IntegerLinear)]
+    if len(integers) == len(linears):
+        products = multiply(integers, x)
+    else:
+        products = [linear.forward(x.values) for linear in linears]
+    for projection, product in zip(projections, products, strict=True):
+        if projection.bias is not None:
+            product += projection.bias
+    return products
 
 
 def model_tensors(config: ModelConfig) -> tuple[TensorRole, ...]:

@@ -13,7 +13,7 @@ token gets the same bits in any company of more than so many, but not those that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -170,19 +170,7 @@ class IntegerLinear:
         ShapeError
             If `x` has other columns than the weight.
         """
-        rows, columns = self._shape
-        given = x if isinstance(x, Activations) else Activations(x)
-        tokens, found = given.shape
-        if found != columns:
-            raise ShapeError(f"activations of shape {[tokens, found]} for a weight of shape {[rows, columns]}")
-        if self._packed is None:
-            return self._held.forward(given.values)
-        out = np.empty((tokens, rows), np.float32)
-        if exact or tokens <= FEW_TOKENS:
-            self._packed.forward(given.handle, out)
-        else:
-            self._packed.forward_tiles(given.handle, out)
-        return out
+        return multiply((self,), x if isinstance(x, Activations) else Activations(x), exact=exact)[0]
 
     def rows(self, ids: Array) -> FloatArray:
         """Decode single rows: the look-up of an embedding.
@@ -223,6 +211,38 @@ class IntegerLinear:
     def _held(self) -> Linear:
         assert self._exact is not None
         return self._exact
+
+
+def multiply(weights: Sequence[IntegerLinear], x: Activations, *, exact: bool = False) -> list[FloatArray]:
+    """Multiply the same activations with several weights: what `IntegerLinear.forward` gives for each.
+
+    Few tokens go through all weights in one piece of work, shared among threads as if they were one weight.
+
+    Raises
+    ------
+    ShapeError
+        If `x` has other columns than a weight.
+    """
+    tokens, columns = x.handle.tokens, x.handle.columns
+    outs, packed, packed_outs = [], [], []
+    few = exact or tokens <= FEW_TOKENS
+    for weight in weights:
+        rows, expected = weight._shape
+        if columns != expected:
+            raise ShapeError(f"activations of shape {[tokens, columns]} for a weight of shape {[rows, expected]}")
+        if weight._packed is None:
+            out = weight._held.forward(x.values)
+        else:
+            out = np.empty((tokens, rows), np.float32)
+            if few:
+                packed.append(weight._packed)
+                packed_outs.append(out)
+            else:
+                weight._packed.forward_tiles(x.handle, out)
+        outs.append(out)
+    if packed:
+        _native.multiply_integers(packed, x.handle, packed_outs)
+    return outs
 
 
 def reference_round(x: FloatArray, group_columns: int = GROUP_COLUMNS) -> tuple[Array, FloatArray]:
