@@ -16,6 +16,7 @@
 #include "dispatch.hpp"
 #include "lines.hpp"
 #include "panels.hpp"
+#include "products.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -116,14 +117,6 @@ void copy_tiles(IntegerActivations& x, nb::ndarray<std::int8_t, nb::ndim<2>, nb:
     require(scales.shape(0) == x.tokens() && scales.shape(1) == wides, "scales are [tokens, groups]");
     for (std::size_t token = 0; token < x.tokens(); ++token)
         tiles.kernels().read(tiles.tokens(), token, codes.data() + token * padded, scales.data() + token * wides);
-}
-
-// Blocks of rows that a thread takes at a time: `shares` for each thread, but not less than 128 KiB of weights, some 5 us
-// of reading.
-std::size_t block_grain(std::size_t blocks, std::size_t block_bytes, std::size_t shares) {
-    const std::size_t all = shares * static_cast<std::size_t>(thread_count());
-    const std::size_t least = (std::size_t{1} << 17) / block_bytes + 1;
-    return std::max(least, (blocks + all - 1) / all);
 }
 
 class PackedIntegers {
@@ -256,49 +249,17 @@ private:
     bool packed_ = false;
 };
 
-// A product with one of several weights: its rows are blocks [begin, end) among those of all.
-struct Part {
-    const IntegerWeight* weight;
-    float* out;
-    std::size_t begin, end;
-};
-
-// Products of the same activations with several weights, shared among threads as if they were one.
-void multiply(const std::vector<Part>& parts, const IntegerTokens& x, std::size_t tokens, std::size_t grain) {
-    const auto& kernels = integer_kernels();
-    parallel_for(parts.back().end, grain, [&](std::size_t begin, std::size_t end) {
-        for (const Part& part : parts) {
-            const std::size_t from = std::max(begin, part.begin), to = std::min(end, part.end);
-            if (from < to) kernels.product(*part.weight, from - part.begin, to - part.begin, x, tokens, part.out);
-        }
-    });
-}
-
 void multiply_integers(nb::list weights, IntegerActivations& x, nb::list outs) {
     require(weights.size() == outs.size(), "there is an output for each weight");
     if (weights.size() == 0 || x.tokens() == 0) return;
-    std::vector<Part> parts;
-    parts.reserve(weights.size());
-    std::size_t blocks = 0, most_bytes = 0;
+    std::vector<Factor> factors;
+    factors.reserve(weights.size());
     for (std::size_t i = 0; i < weights.size(); ++i) {
         const auto out = nb::cast<Output>(outs[i], false);
-        const IntegerWeight& weight = nb::cast<const PackedIntegers&>(weights[i]).to_multiply(x, out);
-        parts.push_back({&weight, out.data(), blocks, blocks + weight.row_blocks()});
-        blocks = parts.back().end;
-        most_bytes = std::max(most_bytes, weight.block_bytes);
+        factors.push_back({&nb::cast<const PackedIntegers&>(weights[i]).to_multiply(x, out), out.data()});
     }
-    const std::size_t grain = block_grain(blocks, most_bytes, 2);
     const nb::gil_scoped_release released;
-    const IntegerTokens rounded = x.rounded();
-    const std::size_t groups = rounded.columns / kGroupColumns;
-    for (std::size_t first = 0; first < x.tokens(); first += kMostTokens) {
-        const std::size_t count = std::min(kMostTokens, x.tokens() - first);
-        multiply(parts,
-                 {rounded.codes + first * rounded.columns, rounded.scales + first * groups,
-                  rounded.negative_sums + 2 * first * groups, rounded.offsets + first * groups, rounded.columns},
-                 count, grain);
-        for (Part& part : parts) part.out += count * part.weight->rows;
-    }
+    multiply(factors, x.rounded(), x.tokens());
 }
 
 }  // namespace

@@ -27,7 +27,8 @@
 namespace halfpint {
 namespace {
 
-constexpr auto kSpin = std::chrono::microseconds(80);
+// Between two blocks of a decoder Python takes up to 150 us.
+constexpr auto kSpin = std::chrono::microseconds(300);
 constexpr int kPausesPerLook = 16;  // at the clock, which costs as much as one or two pauses
 
 void pause() {
@@ -38,46 +39,106 @@ void pause() {
 #endif
 }
 
-// Wait until `value` differs from `old`: spinning first, then asleep.
-void wait_for_change(const std::atomic<int>& value, int old) {
+// Wait until `value` differs from `old`: spinning first, with something to do between looks, then asleep.
+template <class Meanwhile>
+void wait_for_change(const std::atomic<int>& value, int old, const Meanwhile& meanwhile) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
     do {
         for (int i = 0; i < kPausesPerLook; ++i) {
             if (value.load(std::memory_order_acquire) != old) return;
-            pause();
+            meanwhile();
         }
     } while (std::chrono::steady_clock::now() < until);
     value.wait(old, std::memory_order_acquire);
 }
 
+// What one worker asks memory for while it waits. Written by callers while the worker may be reading: each part is whole,
+// and a mix of two only asks for memory that is of no use.
+class Reader {
+public:
+    void set(const Ahead& ahead) {
+        first_.store(ahead.first, std::memory_order_relaxed);
+        second_.store(ahead.second, std::memory_order_relaxed);
+        size_.store(ahead.size, std::memory_order_relaxed);
+    }
+
+    // By the worker: ask for a few lines more, or pause when all have been asked for.
+    void step() {
+        constexpr std::size_t kLine = 64, kStep = 4 * kLine;
+        const std::uint8_t* first = first_.load(std::memory_order_relaxed);
+        const std::uint8_t* second = second_.load(std::memory_order_relaxed);
+        if (first != begun_) {
+            begun_ = first;
+            done_ = 0;
+        }
+        if (done_ >= size_.load(std::memory_order_relaxed)) return pause();
+        for (std::size_t line = done_; line < done_ + kStep; line += kLine) {
+            __builtin_prefetch(first + line, 0, 2);
+            __builtin_prefetch(second + line, 0, 2);
+        }
+        done_ += kStep;
+    }
+
+private:
+    std::atomic<const std::uint8_t*> first_{nullptr}, second_{nullptr};
+    std::atomic<std::size_t> size_{0};
+    const std::uint8_t* begun_ = nullptr;  // the worker's own
+    std::size_t done_ = 0;
+};
+
 struct Job {
     const std::function<void(std::size_t, std::size_t)>* body;
     std::size_t items;
     std::size_t grain;
-    std::atomic<std::size_t> next{0};
+    std::size_t threads;  // that have a first range
+    std::atomic<std::size_t> next;
+    std::atomic<std::uint64_t> begun{0};  // a bit for each first range
     std::mutex error_mutex;
     std::exception_ptr error;
 
-    void run() {
+    static constexpr std::size_t kMostFirst = 64;
+
+    Job(const std::function<void(std::size_t, std::size_t)>& of, std::size_t count, std::size_t at_once, int all_threads)
+        : body(&of), items(count), grain(at_once),
+          threads(std::min({static_cast<std::size_t>(all_threads), kMostFirst, (count + at_once - 1) / at_once})),
+          next(threads * at_once) {}
+
+    void run(std::size_t thread) {
+        if (thread < threads && claim(thread) && !range(thread * grain)) return;
         for (;;) {
             const std::size_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-            if (begin >= items) return;
-            try {
-                (*body)(begin, std::min(items, begin + grain));
-            } catch (...) {
-                const std::lock_guard lock(error_mutex);
-                if (!error) error = std::current_exception();
-                next.store(items, std::memory_order_relaxed);
-                return;
-            }
+            if (begin >= items) break;
+            if (!range(begin)) return;
+        }
+        for (std::size_t late = 0; late < threads; ++late)
+            if (claim(late) && !range(late * grain)) return;
+    }
+
+private:
+    bool claim(std::size_t first) {
+        const std::uint64_t bit = std::uint64_t{1} << first;
+        return (begun.fetch_or(bit, std::memory_order_relaxed) & bit) == 0;
+    }
+
+    // False when an exception ended all.
+    bool range(std::size_t begin) {
+        try {
+            (*body)(begin, std::min(items, begin + grain));
+            return true;
+        } catch (...) {
+            const std::lock_guard lock(error_mutex);
+            if (!error) error = std::current_exception();
+            next.store(items, std::memory_order_relaxed);
+            begun.store(~std::uint64_t{0}, std::memory_order_relaxed);
+            return false;
         }
     }
 };
 
 class Pool {
 public:
-    explicit Pool(int workers) {
-        for (int i = 0; i < workers; ++i) threads_.emplace_back([this] { work(); });
+    explicit Pool(int workers) : readers_(static_cast<std::size_t>(workers)) {
+        for (std::size_t i = 0; i < readers_.size(); ++i) threads_.emplace_back([this, i] { work(i); });
     }
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
@@ -92,11 +153,15 @@ public:
         job_ = &job;
         gate_.fetch_add(kOpen, std::memory_order_release);
         call();
-        job.run();
+        job.run(0);
         // Closed, nobody enters any more; those inside finish the range they have.
         for (int now = gate_.fetch_sub(kOpen, std::memory_order_acquire) - kOpen; now != 0;
              now = gate_.load(std::memory_order_acquire))
-            wait_for_change(gate_, now);
+            wait_for_change(gate_, now, pause);
+    }
+
+    void set_ahead(std::span<const Ahead> workers) {
+        for (std::size_t i = 0; i < readers_.size(); ++i) readers_[i].set(i < workers.size() ? workers[i] : Ahead{});
     }
 
 private:
@@ -107,18 +172,19 @@ private:
         calls_.notify_all();
     }
 
-    void work() {
+    void work(std::size_t worker) {
         // From 0, not from the number of calls so far: a thread that starts late still looks for the job it was
         // made for.
         for (int seen = 0;;) {
-            wait_for_change(calls_, seen);
+            wait_for_change(calls_, seen, [&] { readers_[worker].step(); });
             seen = calls_.load(std::memory_order_acquire);
             if (stopping_.load()) return;
-            if (gate_.fetch_add(1, std::memory_order_acquire) >= kOpen) job_->run();
+            if (gate_.fetch_add(1, std::memory_order_acquire) >= kOpen) job_->run(worker + 1);
             if (gate_.fetch_sub(1, std::memory_order_release) == 1) gate_.notify_all();
         }
     }
 
+    std::vector<Reader> readers_;  // one for each worker
     std::vector<std::thread> threads_;
     std::atomic<int> calls_{0};
     std::atomic<int> gate_{0};  // kOpen while there is a job, plus the number of workers inside
@@ -167,9 +233,15 @@ void parallel_for(std::size_t items, std::size_t grain, const std::function<void
     const std::unique_lock lock(shared.mutex, std::try_to_lock);
     if (!lock.owns_lock()) return body(0, items);
     if (!shared.pool) shared.pool = std::make_unique<Pool>(count - 1);
-    Job job{&body, items, grain, {}, {}, {}};
+    Job job(body, items, grain, count);
     shared.pool->run(job);
     if (job.error) std::rethrow_exception(job.error);
+}
+
+void set_ahead(std::span<const Ahead> workers) {
+    auto& shared = state();
+    const std::unique_lock lock(shared.mutex, std::try_to_lock);
+    if (lock.owns_lock() && shared.pool) shared.pool->set_ahead(workers);
 }
 
 }  // namespace halfpint

@@ -2,7 +2,9 @@
 // items are independent, and nothing is summed across them.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <functional>
+#include <span>
 
 namespace halfpint {
 
@@ -12,6 +14,18 @@ void set_thread_count(int count);
 
 // Call body(begin, end) over [0, items) cut into ranges of at most `grain` items. The first exception is rethrown.
 // One region runs at a time: a call from another thread, or from within a body, does all of its work itself.
+// Range i of the first ones is begun by thread i, the caller being 0, unless that thread comes too late.
 void parallel_for(std::size_t items, std::size_t grain, const std::function<void(std::size_t, std::size_t)>& body);
+
+// Two stretches of memory that a thread will read side by side, `size` bytes each.
+struct Ahead {
+    const std::uint8_t* first = nullptr;
+    const std::uint8_t* second = nullptr;
+    std::size_t size = 0;
+};
+
+// What worker i (thread i + 1) asks memory for while it waits for the next region: until the next call of this, workers
+// bring it into the caches of their cores. A wish: nothing is read, so what is no longer there does no harm.
+void set_ahead(std::span<const Ahead> workers);
 
 }  // namespace halfpint

@@ -1,0 +1,24 @@
+// Products of packed weights with few tokens, shared among threads.
+#pragma once
+#include <cstddef>
+#include <vector>
+
+#include "isa/integer.hpp"
+
+namespace halfpint {
+
+// A weight, and where its product goes: [tokens, weight.rows].
+struct Factor {
+    const IntegerWeight* weight;
+    float* out;
+};
+
+// Multiply the same activations with several weights of as many columns, which are shared among threads as if they were
+// one. The same bits for any number of threads and any company of weights and tokens.
+void multiply(const std::vector<Factor>& factors, const IntegerTokens& x, std::size_t tokens);
+
+// Blocks of rows that a thread takes at a time: `shares` for each thread, but not less than 128 KiB of weights, some 5 us
+// of reading.
+std::size_t block_grain(std::size_t blocks, std::size_t block_bytes, std::size_t shares);
+
+}  // namespace halfpint
