@@ -8,6 +8,10 @@
 #include "processors.hpp"
 #include "threads.hpp"
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 namespace nb = nanobind;
 
 namespace halfpint {
@@ -19,6 +23,16 @@ void bind_probe(nb::module_& module);
 void bind_solve(nb::module_& module);
 void bind_attention(nb::module_& module);
 void bind_elementwise(nb::module_& module);
+
+namespace {
+// Arrays of up to 32 MiB, glibc's limit, that are freed stay with the process, up to so many bytes at the end of its heap.
+void keep_freed_memory([[maybe_unused]] int bytes) {
+#if defined(__GLIBC__)
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    mallopt(M_TRIM_THRESHOLD, bytes);
+#endif
+}
+}  // namespace
 }  // namespace halfpint
 
 NB_MODULE(_native, module) {
@@ -33,6 +47,7 @@ NB_MODULE(_native, module) {
     });
     module.def("thread_count", &thread_count);
     module.def("set_thread_count", &set_thread_count);
+    module.def("keep_freed_memory", &keep_freed_memory, nb::arg("bytes"));
     module.def("processor_quota", &processor_quota, nb::arg("root"));
     bind_probe(module);
     bind_groups(module);

@@ -31,7 +31,11 @@ from halfpint.families import ModelConfig, Role, read_config
 from halfpint.kernels.elementwise import rms_norm
 from halfpint.kernels.integer_linear import IntegerLinear
 from halfpint.kernels.linear import Linear
+from halfpint.kernels.machine import keep_freed_memory
 from halfpint.tensors import Array, FloatArray
+
+_KEPT_BYTES = 64 << 20
+"""As much as the activations of a piece of a prompt take: see `halfpint.engine.generation.chunk_tokens`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,8 @@ class Decoder:
         prepare : function of (tensor name, weight), optional
             Gives the weight to use in place of the one read.
         activations : str
-            `int8` to generate text, `float32` for what must be exact: see `ActivationKind`.
+            `int8` to generate text, `float32` for what must be exact: see `ActivationKind`. With `int8` the process
+            keeps freed memory (`halfpint.kernels.machine.keep_freed_memory`).
 
         Raises
         ------
@@ -135,7 +140,10 @@ class Decoder:
         config = read_config(checkpoint.config)
         ends = load_ends(checkpoint, config, prepare, activations)
         blocks = (load_block(checkpoint, config, layer, prepare, activations) for layer in range(config.layers))
-        return cls(config, ends, tuple(blocks))
+        decoder = cls(config, ends, tuple(blocks))
+        if activations == "int8":
+            keep_freed_memory(_KEPT_BYTES)
+        return decoder
 
     def forward(self, ids: Array, cache: Cache | None = None, *, last_only: bool = False) -> FloatArray:
         """Score what follows each token of a text.
