@@ -75,6 +75,9 @@ CASES = {
     "quick": Case(Setting(threads=2), Work(32, 8)),
 }
 
+TRIED = Work(1024, 32)
+"""What every way to run a peer is tried with, at most."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -82,6 +85,7 @@ class Sample:
 
     timing: Timing
     limits: Limits
+    work: Work
 
 
 class Comparison:
@@ -104,23 +108,31 @@ class Comparison:
         return Limits(READS * self.probe.nbytes / (time.process_time() - begun), found.integer_peak)
 
     def warm(self, engine: Engine) -> None:
-        """Let an engine do the work once, with hardly any writing, before it counts."""
-        engine.run(Work(self.case.work.prompt, 2, self.case.work.sequences))
+        """Let an engine do a little of the work before it counts."""
+        engine.run(Work(min(self.case.work.prompt, TRIED.prompt), 2, self.case.work.sequences))
 
-    def sample(self, engine: Engine, seed: int) -> Sample:
-        """One sample between two probes."""
+    def sample(self, engine: Engine, seed: int, *, most: Work | None = None) -> Sample:
+        """One sample between two probes; of no more tokens than `most` says."""
         work = self.case.work
-        timing = engine.run(Work(work.prompt, work.tokens, work.sequences, seed))
+        prompt, tokens = (
+            (work.prompt, work.tokens)
+            if most is None
+            else (
+                min(work.prompt, most.prompt),
+                min(work.tokens, most.tokens),
+            )
+        )
+        timing = engine.run(Work(prompt, tokens, work.sequences, seed))
         before, self.before = self.before, self.measure()
         limits = Limits(
             (before.read_bandwidth + self.before.read_bandwidth) / 2,
             (before.integer_peak + self.before.integer_peak) / 2,
         )
-        return Sample(timing, limits)
+        return Sample(timing, limits, Work(prompt, tokens, work.sequences))
 
     def figures(self, sample: Sample) -> dict[str, float]:
         """Speeds and shares of one sample; the tokens of all sequences count, the weights are read once a step."""
-        work, timing, limits = self.case.work, sample.timing, sample.limits
+        work, timing, limits = sample.work, sample.timing, sample.limits
         prefill, decode = timing.prefill_seconds, timing.decode_seconds
         if self.by_processor:
             if not timing.processor_seconds:
@@ -145,7 +157,7 @@ def best_ways(comparison: Comparison, model: Path, offers: Sequence[Offer]) -> l
     for offer in offers:
         with closing(offer.open(model, comparison.case.setting)) as engine:
             comparison.warm(engine)
-            tried[offer] = comparison.figures(comparison.sample(engine, seed=0))
+            tried[offer] = comparison.figures(comparison.sample(engine, seed=0, most=TRIED))
         speeds = tried[offer]
         print(
             f"  tried {offer.name}: {speeds['prefill_tokens_per_second']:.1f} read/s, "

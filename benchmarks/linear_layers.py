@@ -23,7 +23,7 @@ import reporting
 from halfpint.engine.weights import model_tensors, read_weight
 from halfpint.families import LINEAR_ROLES, Role, read_config
 from halfpint.kernels import _native, machine
-from halfpint.kernels.integer_linear import Activations, IntegerLinear
+from halfpint.kernels.integer_linear import Activations, IntegerLinear, multiply
 from halfpint.kernels.probe import Probe
 
 FORMS = {
@@ -58,20 +58,19 @@ class Weights:
         with closing(halfpint.open_model(model)) as checkpoint:
             config = read_config(checkpoint.config)
             chosen = [tensor for tensor in model_tensors(config) if tensor.role in LINEAR_ROLES]
-            self.linears = [
-                (tensor.role in FIRST_OF_SHARED, IntegerLinear(read_weight(checkpoint, tensor))) for tensor in chosen
-            ]
+            self.groups: list[list[IntegerLinear]] = []
+            for tensor in chosen:
+                if tensor.role in FIRST_OF_SHARED:
+                    self.groups.append([])
+                self.groups[-1].append(IntegerLinear(read_weight(checkpoint, tensor)))
             self.nbytes = sum(checkpoint.tensors[tensor.name].nbytes for tensor in chosen)
-        self.operations = sum(2 * linear.shape[0] * linear.shape[1] for _, linear in self.linears)
+        self.operations = sum(2 * linear.shape[0] * linear.shape[1] for group in self.groups for linear in group)
 
     def multiply(self, inputs: dict[int, np.ndarray]) -> float:
         """Multiply all once; seconds."""
         started = time.perf_counter()
-        activations = None
-        for is_first, linear in self.linears:
-            if activations is None or is_first:
-                activations = Activations(inputs[linear.shape[1]])
-            linear.forward(activations)
+        for group in self.groups:
+            multiply(group, Activations(inputs[group[0].shape[1]]))
         return time.perf_counter() - started
 
 
@@ -79,7 +78,7 @@ def rows(weights: Weights, arguments: argparse.Namespace) -> Iterator[dict[str, 
     """Every number of tokens in turn."""
     generator = np.random.default_rng(0)
     probe = Probe(weights.nbytes)
-    columns = {linear.shape[1] for _, linear in weights.linears}
+    columns = {group[0].shape[1] for group in weights.groups}
     for tokens in arguments.tokens:
         inputs = {width: generator.standard_normal((tokens, width), dtype=np.float32) for width in columns}
         weights.multiply(inputs)
@@ -119,7 +118,7 @@ def main() -> None:
     reporting.print_setting()
     started = time.perf_counter()
     weights = Weights(arguments.model)
-    print(f"{len(weights.linears)} weights, {weights.nbytes} bytes, packed in {time.perf_counter() - started:.2f} s")
+    print(f"{sum(map(len, weights.groups))} weights, {weights.nbytes} bytes, packed in {time.perf_counter() - started:.2f} s")
     print(reporting.heading(FORMS))
     measured = []
     for row in rows(weights, arguments):

@@ -11,6 +11,7 @@ per weight count the whole weight file: embeddings, scales and headers.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -185,14 +186,16 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=0, help="for all; 0 for our default")
     parser.add_argument("--threads", type=int, default=1, help="of llama.cpp")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "size_against_kl")
+    parser.add_argument("--extend", action="store_true", help="keep the points that are in OUTPUT.json, and add to them")
     arguments = parser.parse_args()
     reporting.print_setting()
     print(reporting.heading(FORMS))
-    measured: list[dict[str, Any]] = []
+    saved = arguments.output.with_suffix(".json")
+    measured: list[dict[str, Any]] = json.loads(saved.read_text(encoding="utf-8"))["rows"] if arguments.extend else []
     for row in rows(arguments):
         measured.append(row)
         print(reporting.line(row, FORMS), flush=True)
-        reporting.save(arguments.output.with_suffix(".json"), measured)
+        reporting.save(saved, measured)
         arguments.output.with_suffix(".html").write_text(page(measured), encoding="utf-8")
     for model in dict.fromkeys(row["model"] for row in measured):
         print(f"{model}: our budgeted KL / theirs at the same size")
