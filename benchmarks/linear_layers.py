@@ -118,7 +118,8 @@ def main() -> None:
     reporting.print_setting()
     started = time.perf_counter()
     weights = Weights(arguments.model)
-    print(f"{sum(map(len, weights.groups))} weights, {weights.nbytes} bytes, packed in {time.perf_counter() - started:.2f} s")
+    count = sum(map(len, weights.groups))
+    print(f"{count} weights, {weights.nbytes} bytes, packed in {time.perf_counter() - started:.2f} s")
     print(reporting.heading(FORMS))
     measured = []
     for row in rows(weights, arguments):

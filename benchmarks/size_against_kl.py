@@ -186,7 +186,9 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=0, help="for all; 0 for our default")
     parser.add_argument("--threads", type=int, default=1, help="of llama.cpp")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "size_against_kl")
-    parser.add_argument("--extend", action="store_true", help="keep the points that are in OUTPUT.json, and add to them")
+    parser.add_argument(
+        "--extend", action="store_true", help="keep the points that are in OUTPUT.json, and add to them"
+    )
     arguments = parser.parse_args()
     reporting.print_setting()
     print(reporting.heading(FORMS))

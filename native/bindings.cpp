@@ -26,10 +26,10 @@ void bind_elementwise(nb::module_& module);
 
 namespace {
 // Arrays of up to 32 MiB, glibc's limit, that are freed stay with the process, up to so many bytes at the end of its heap.
-void keep_freed_memory([[maybe_unused]] int bytes) {
+void keep_freed_memory([[maybe_unused]] int kept_bytes) {
 #if defined(__GLIBC__)
     mallopt(M_MMAP_THRESHOLD, 32 << 20);
-    mallopt(M_TRIM_THRESHOLD, bytes);
+    mallopt(M_TRIM_THRESHOLD, kept_bytes);
 #endif
 }
 }  // namespace
@@ -47,7 +47,7 @@ NB_MODULE(_native, module) {
     });
     module.def("thread_count", &thread_count);
     module.def("set_thread_count", &set_thread_count);
-    module.def("keep_freed_memory", &keep_freed_memory, nb::arg("bytes"));
+    module.def("keep_freed_memory", &keep_freed_memory, nb::arg("kept_bytes"));
     module.def("processor_quota", &processor_quota, nb::arg("root"));
     bind_probe(module);
     bind_groups(module);

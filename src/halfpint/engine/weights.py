@@ -53,9 +53,9 @@ def project(projections: Sequence[Projection], x: Activations) -> list[FloatArra
         products = multiply(integers, x)
     else:
         products = [linear.forward(x.values) for linear in linears]
-    for projection, product in zip(projections, products, strict=True):
+    for index, projection in enumerate(projections):
         if projection.bias is not None:
-            product += projection.bias
+            products[index] += projection.bias
     return products
 
 

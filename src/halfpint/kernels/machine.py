@@ -68,13 +68,13 @@ def thread_count() -> int:
     return _native.thread_count()
 
 
-def keep_freed_memory(nbytes: int) -> None:
+def keep_freed_memory(kept_bytes: int) -> None:
     """Keep memory of freed arrays for the next ones, up to so many bytes, in place of giving it back at once.
 
-    Reading a prompt makes and frees arrays of megabytes thousands of times; to get fresh pages for each takes a tenth of
-    the time. Holds for the whole process, with glibc; elsewhere it does nothing.
+    Reading a prompt makes and frees arrays of megabytes thousands of times; to get fresh pages for each takes a tenth
+    of the time. Holds for the whole process, with glibc; elsewhere it does nothing.
     """
-    _native.keep_freed_memory(nbytes)
+    _native.keep_freed_memory(kept_bytes)
 
 
 @contextmanager
