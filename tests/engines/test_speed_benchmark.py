@@ -127,8 +127,8 @@ def test_a_program_is_asked_as_llama_bench_is(model: Path, tmp_path: Path):
 
 
 def test_figures_count_all_sequences_and_read_the_weights_once_a_step():
-    comparison = Comparison(Case(SETTING, Work(10, 4, sequences=2)), COST)
-    figures = comparison.figures(Sample(Timing(2.0, 0.5, []), Limits(1e7, 1e8)))
+    work = Work(10, 4, sequences=2)
+    figures = Comparison(Case(SETTING, work), COST).figures(Sample(Timing(2.0, 0.5, []), Limits(1e7, 1e8), work))
     assert figures["prefill_tokens_per_second"] == 10
     assert figures["decode_tokens_per_second"] == 16
     assert figures["arithmetic_share"] == pytest.approx(2 * 10 * 2e6 / 2.0 / 1e8)

@@ -53,8 +53,8 @@ def test_the_first_token_comes_before_the_process_ends():
 def test_every_weight_of_the_blocks_is_multiplied(model):
     weights = linear_layers.Weights(str(model))
     with_seven = 8 * 7
-    assert len(weights.linears) == with_seven
-    assert sum(is_first for is_first, _ in weights.linears) == 8 * 4
+    assert sum(map(len, weights.groups)) == with_seven
+    assert len(weights.groups) == 8 * 4
     arguments = argparse.Namespace(tokens=[1, 3], repeats=2)
     for row in linear_layers.rows(weights, arguments):
         assert row["lowest"] <= row["ms"] <= row["highest"]
