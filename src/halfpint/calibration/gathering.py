@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from halfpint.calibration.products import add_outer, add_square, combine, mirror, times_transposed
+from halfpint.kernels.blas import add_outer, add_square, combine, mirror, times_transposed
 from halfpint.solvers.statistics import Moments, Statistics
 from halfpint.tensors import FloatArray
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from halfpint.calibration.products import times_transposed
 from halfpint.calibration.shelf import Shelf
 from halfpint.engine.routing import Routes, Routing, route, shares
 from halfpint.engine.steps import Held, Products, Steps
+from halfpint.kernels.blas import times_transposed
 from halfpint.tensors import Array, FloatArray
 
 _NOTHING = np.empty((0, 0), np.float32)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.calibration.products import add_outer, add_square, combine, mirror, times_transposed
 from halfpint.engine.activation import softcap, softmax
+from halfpint.kernels.blas import add_outer, add_square, combine, mirror, times_transposed
 from halfpint.solvers.statistics import Moments, RowGroup, Statistics
 from halfpint.tensors import FloatArray
 

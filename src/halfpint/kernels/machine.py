@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from types import MappingProxyType
+from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -21,6 +23,8 @@ NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
     }
 )
 """Instruction sets that kernels are compiled for, fastest first, and the features each needs."""
+
+_Result = TypeVar("_Result")
 
 MOST_THREADS = 1024
 """Threads that may be asked for: more than processors have, and as many as systems give."""
@@ -90,6 +94,33 @@ def product_threads(columns: int) -> Iterator[None]:
     wide = columns >= WIDE_COLUMNS
     with _libraries().limit(limits=thread_count() if wide else 1, user_api="blas"):
         yield
+
+
+def side_by_side(pieces: Sequence[Callable[[], _Result]]) -> list[_Result]:
+    """Do pieces of work in as many threads as native code has; each piece has one processor to itself.
+
+    For work that is a chain of many steps, which need not wait for each other in different pieces. Products of NumPy
+    and SciPy have one thread in any case, and so the same bits whatever the number of threads.
+
+    Parameters
+    ----------
+    pieces : sequence of functions
+
+    Returns
+    -------
+    list
+        The results, in the order of the pieces. If some raise an error, the first of them in this order is raised.
+    """
+    before = thread_count()
+    with _libraries().limit(limits=1, user_api="blas"):
+        if before == 1 or len(pieces) == 1:
+            return [piece() for piece in pieces]
+        _native.set_thread_count(1)
+        try:
+            with ThreadPoolExecutor(before) as executor:
+                return [future.result() for future in [executor.submit(piece) for piece in pieces]]
+        finally:
+            _native.set_thread_count(before)
 
 
 @lru_cache(maxsize=1)

@@ -8,19 +8,24 @@ is kept, so that a format, a text or a matrix on which a step fails costs nothin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from halfpint import kernels
 from halfpint.errors import NonFiniteError, ShapeError
+from halfpint.kernels.machine import side_by_side
 from halfpint.solvers import lattices, refinement, rounding, rows
 from halfpint.solvers.factor import DAMPING, live
 from halfpint.solvers.lattices import supports
 from halfpint.solvers.statistics import Solved, Statistics
 from halfpint.solvers.target import choose_correction, wished_weight
 from halfpint.tensors import FloatArray, Format, QuantizedTensor
+
+# Columns of a strip of moments that is multiplied at a time.
+_STRIP = 512
 
 __all__ = ["proxy_loss", "solve", "solve_unrefined", "solve_weighted", "supports"]
 
@@ -54,32 +59,64 @@ def solve_unrefined(weight: FloatArray, statistics: Statistics | None, fmt: Form
 def solve_weighted(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Solved:
     """Encode a weight as it is, each column's error weighted by how large that column's input is."""
     assert statistics is not None
-    judge = _Judge.of(weight, weight, live(statistics.total().second))
-    candidate = kernels.encode(weight, fmt, np.diagonal(judge.moments).copy())
-    losses = {"nearest": judge.share(kernels.encode(weight, fmt)), "weighted": judge.share(candidate)}
-    return Solved(candidate, losses)
+    task = _Task(weight, weight, live(statistics.total().second), fmt)
+    answer = _answer(task)
+    return Solved(answer.candidates["weighted"], _shares(answer.losses, answer.energy))
 
 
 def proxy_loss(error: FloatArray, moments: FloatArray) -> float:
-    """tr(E H E^T)."""
-    return float(np.einsum("rc,rc->", error @ moments, error, dtype=np.float64))
+    """tr(E H E^T) of an error E [rows, columns] and symmetric moments H [columns, columns]."""
+    loss = 0.0
+    for start in range(0, error.shape[1], _STRIP):
+        strip = error[:, start : start + _STRIP]
+        # What is left of the diagonal counts twice, and half of the products is saved.
+        image = np.float32(2) * (error[:, :start] @ moments[:start, start : start + _STRIP])
+        image += strip @ moments[start : start + _STRIP, start : start + _STRIP]
+        loss += float(np.einsum("rc,rc->", image, strip, dtype=np.float64))
+    return loss
 
 
 @dataclass(frozen=True, slots=True)
-class _Judge:
-    """The measure that candidates are held to: the squared error of outputs against the wished weight's."""
+class _Task:
+    """What is asked for some rows of a weight, and what they have in common.
 
+    Attributes
+    ----------
+    weight, target : float32 [rows, columns]
+        As it is, and as it is wished to be: the squared error of outputs against this one is the measure.
+    moments : float32 [columns, columns]
+        Of mean diagonal 1.
+    fmt : Format
+    course : Course or None
+        None where the moments have no factor: then there is no feedback.
+    damped : float32 [columns, columns] or None
+        Moments for refinement, positive definite; None for no refinement.
+    sweeps : int
+        Of refinement.
+    """
+
+    weight: FloatArray
     target: FloatArray
     moments: FloatArray
+    fmt: Format
+    course: rounding.Course | None = None
+    damped: FloatArray | None = None
+    sweeps: int = 0
+
+    def rows(self, chosen: slice) -> _Task:
+        return replace(self, weight=self.weight[chosen], target=self.target[chosen])
+
+    def loss(self, candidate: QuantizedTensor) -> float:
+        return proxy_loss(self.target - kernels.decode(candidate), self.moments)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Candidates for some rows, by the step that made them, the loss of each, and the weight's own energy."""
+
+    candidates: Mapping[str, QuantizedTensor]
+    losses: Mapping[str, float]
     energy: float
-
-    @classmethod
-    def of(cls, weight: FloatArray, target: FloatArray, moments: FloatArray) -> _Judge:
-        return cls(target, moments, proxy_loss(weight, moments))
-
-    def share(self, candidate: QuantizedTensor) -> float:
-        error = proxy_loss(self.target - kernels.decode(candidate), self.moments)
-        return error / self.energy if self.energy > 0 else 0.0
 
 
 def _solve(weight: FloatArray, statistics: Statistics | None, fmt: Format, sweeps: int) -> Solved:
@@ -88,50 +125,62 @@ def _solve(weight: FloatArray, statistics: Statistics | None, fmt: Format, sweep
     if statistics.groups and rows.apart(fmt, weight.shape):
         return rows.solve_groups(partial(_solve, sweeps=sweeps), weight, statistics.groups, fmt)
     target = wished_weight(weight, statistics, choose_correction(statistics))
-    judge = _Judge.of(weight, target, live(statistics.total().second))
-    candidates = {"nearest": kernels.encode(weight, fmt)}
-    candidates["weighted"] = _weighted(weight, judge, fmt)
-    fed = _fed_back(judge, fmt)
-    if fed is not None:
-        candidates["feedback"] = fed
-        if sweeps:
-            candidates["refined"] = _refined(judge, fed, sweeps)
-    losses = {name: judge.share(candidate) for name, candidate in candidates.items()}
-    best = min(reversed(candidates), key=lambda name: losses[name])
-    note = (
-        ""
-        if fed is not None
-        else (
-            "the second moments of the input have no factor even with their mean added to the diagonal: "
-            "codes are the nearest ones, weighted by the input's size"
-        )
-    )
-    return Solved(candidates[best], losses, note)
-
-
-def _weighted(weight: FloatArray, judge: _Judge, fmt: Format) -> QuantizedTensor:
-    importance = np.diagonal(judge.moments).copy()
-    try:
-        return kernels.encode(judge.target, fmt, importance)
-    except (ShapeError, NonFiniteError):
-        # The correction, not the weight, is beyond the format.
-        return kernels.encode(weight, fmt, importance)
-
-
-def _fed_back(judge: _Judge, fmt: Format) -> QuantizedTensor | None:
-    """Codes with feedback, under the least damping that works; None where none does."""
+    moments = live(statistics.total().second)
+    task = _Task(weight, target, moments, fmt, None, _damped(moments) if sweeps else None, sweeps)
     for damping in DAMPING:
+        course = rounding.course(task.moments, damping, fmt)
+        if course is None:
+            continue
         try:
-            fed = rounding.feed_back(judge.target, judge.moments, damping, fmt)
+            return _side_by_side(replace(task, course=course))
         except (ShapeError, NonFiniteError):
             continue
-        if fed is not None:
-            return fed
-    return None
+    solved = _side_by_side(task)
+    note = (
+        "the second moments of the input have no factor even with their mean added to the diagonal: "
+        "codes are the nearest ones, weighted by the input's size"
+    )
+    return replace(solved, note=note)
 
 
-def _refined(judge: _Judge, fed: QuantizedTensor, sweeps: int) -> QuantizedTensor:
-    moments = judge.moments.copy()
-    np.einsum("ii->i", moments)[...] += np.float32(DAMPING[0])
-    grid, _ = refinement.refine(judge.target, lattices.read(fed), moments, sweeps)
-    return lattices.write(grid, fed)
+def _side_by_side(task: _Task) -> Solved:
+    """Answer a task in slices of rows, and take the candidate whose loss is the least over all of them."""
+    shape = (task.weight.shape[0], task.weight.shape[1])
+    slices = rows.slices(task.fmt, shape)
+    answers = side_by_side([partial(_answer, task.rows(chosen)) for chosen in slices])
+    energy = sum(answer.energy for answer in answers)
+    sums = {name: sum(answer.losses[name] for answer in answers) for name in answers[0].losses}
+    best = min(reversed(sums), key=lambda name: sums[name])
+    pieces = [(chosen, answer.candidates[best]) for chosen, answer in zip(slices, answers, strict=True)]
+    return Solved(rows.assemble(task.fmt, shape, pieces), _shares(sums, energy))
+
+
+def _shares(losses: Mapping[str, float], energy: float) -> Mapping[str, float]:
+    return {name: loss / energy if energy > 0 else 0.0 for name, loss in losses.items()}
+
+
+def _damped(moments: FloatArray) -> FloatArray:
+    damped = moments.copy()
+    np.einsum("ii->i", damped)[...] += np.float32(DAMPING[0])
+    return damped
+
+
+def _answer(task: _Task) -> _Answer:
+    candidates = {"nearest": kernels.encode(task.weight, task.fmt), "weighted": _weighted(task)}
+    if task.course is not None:
+        candidates["feedback"] = rounding.feed_back(task.target, task.course, task.fmt)
+        if task.damped is not None:
+            fed = candidates["feedback"]
+            grid, _ = refinement.refine(task.target, lattices.read(fed), task.damped, task.sweeps)
+            candidates["refined"] = lattices.write(grid, fed)
+    losses = {name: task.loss(candidate) for name, candidate in candidates.items()}
+    return _Answer(candidates, losses, proxy_loss(task.weight, task.moments))
+
+
+def _weighted(task: _Task) -> QuantizedTensor:
+    importance = np.diagonal(task.moments).copy()
+    try:
+        return kernels.encode(task.target, task.fmt, importance)
+    except (ShapeError, NonFiniteError):
+        # The correction, not the weight, is beyond the format.
+        return kernels.encode(task.weight, task.fmt, importance)

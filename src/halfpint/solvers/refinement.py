@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from halfpint.kernels.blas import add_outer
 from halfpint.solvers import moves
 from halfpint.solvers.lattice import Grid
 from halfpint.tensors import FloatArray
@@ -49,40 +50,42 @@ def refine(weight: FloatArray, grid: Grid, moments: FloatArray, sweeps: int = SW
     columns = weight.shape[1]
     lattice = grid.lattice
     error = weight - grid.values()
-    gradient = np.matmul(error, moments, dtype=np.float32)
-    losses = [float(np.vdot(gradient, error))]
+    # A column to a row, so that it is added to in place.
+    gradient = np.ascontiguousarray(np.matmul(error, moments, dtype=np.float32).T)
+    losses = [float(np.vdot(gradient, error.T))]
     one_block = lattice.block_columns >= columns > _PATCH
     width = _PATCH if one_block else max(1, _PATCH // lattice.block_columns) * lattice.block_columns
     for _ in range(sweeps):
         if one_block:
-            grid, gradient = _refit_rows(grid, gradient, moments)
+            grid = _refit_rows(grid, gradient, moments)
         for start in range(0, columns, width):
             end = min(start + width, columns)
             here = grid.columns(start, end)
-            piece, change = moves.refine(here, gradient[:, start:end], moments[start:end, start:end], _ROUNDS)
+            piece, change = moves.refine(here, gradient[start:end].T, moments[start:end, start:end], _ROUNDS)
             if one_block:
                 grid.indices[:, start:end] = piece.indices
             else:
                 grid.put(start, piece)
-            gradient -= change @ moments[start:end]
-        losses.append(float(np.vdot(gradient, weight - grid.values())))
+            add_outer(gradient, moments[start:end], np.ascontiguousarray(change.T), -1.0)
+        losses.append(float(np.vdot(gradient, (weight - grid.values()).T)))
     return grid, np.array(losses, np.float32)
 
 
-def _refit_rows(grid: Grid, gradient: FloatArray, moments: FloatArray) -> tuple[Grid, FloatArray]:
-    """Give each row the best scale for its codes, where one scale serves the whole row."""
+def _refit_rows(grid: Grid, gradient: FloatArray, moments: FloatArray) -> Grid:
+    """Give each row the best scale for its codes, where one scale serves the whole row; the gradient follows."""
     if grid.lattice.scale_dtype is None:
-        return grid, gradient
-    per_scale, _ = grid.directions(0, gradient.shape[1])
+        return grid
+    per_scale, _ = grid.directions(0, len(gradient))
     image = per_scale @ moments
     curvature = np.einsum("rc,rc->r", per_scale, image)
-    slope = np.einsum("rc,rc->r", per_scale, gradient)
+    slope = np.einsum("rc,cr->r", per_scale, gradient)
     scale = grid.scale[:, 0]
     sloped = curvature > 0
     wished = scale + np.where(sloped, slope / np.where(sloped, curvature, np.float32(1)), np.float32(0))
     step = grid.lattice.storable(wished) - scale
     # Rounded to its dtype a step may overshoot: it is made only where the error falls all the same.
     step = np.where(step * (step * curvature - 2 * slope) < 0, step, np.float32(0))
+    gradient -= (step[:, None] * image).T
     new = (scale + step)[:, None]
     minimum = new if grid.lattice.minimum == "tied" else grid.minimum
-    return replace(grid, scale=new, minimum=minimum), gradient - step[:, None] * image
+    return replace(grid, scale=new, minimum=minimum)

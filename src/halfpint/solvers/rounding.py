@@ -9,12 +9,14 @@ the embedded model, after refinement: at groups of 128 the second way leaves 0 t
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halfpint import kernels
 from halfpint.kernels import group_codes
+from halfpint.kernels.blas import add_outer
 from halfpint.solvers import lattices, moves
 from halfpint.solvers.factor import feedback_factor
 from halfpint.solvers.lattice import Grid, Lattice, spread
@@ -38,14 +40,28 @@ def fit(weight: FloatArray, fmt: Format, importance: FloatArray, largest: float)
     return kernels.encode(np.ascontiguousarray(weight), fmt, importance)
 
 
-def feed_back(weight: FloatArray, moments: FloatArray, damping: float, fmt: Format) -> QuantizedTensor | None:
-    """Choose scales and codes with error feedback (GPTQ, arXiv 2210.17323; LDLQ, arXiv 2307.13304).
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How feedback goes through the columns of a weight: what all of its rows have in common.
+
+    Attributes
+    ----------
+    factor : float32 [columns, columns]
+        Upper triangular U, U^T U being the inverse of the damped moments, in the order of the course.
+    order : int64 [columns] or None
+        Columns in the order in which they are visited; None for that of the file, block by block.
+    """
+
+    factor: FloatArray
+    order: NDArray[np.int64] | None
+
+
+def course(moments: FloatArray, damping: float, fmt: Format) -> Course | None:
+    """Lay out the course for second moments, float32 [columns, columns], of mean diagonal 1.
 
     Parameters
     ----------
-    weight : float32 [rows, columns]
     moments : float32 [columns, columns]
-        Of mean diagonal 1.
     damping : float
         What is added to the diagonal.
     fmt : Format
@@ -53,7 +69,25 @@ def feed_back(weight: FloatArray, moments: FloatArray, damping: float, fmt: Form
 
     Returns
     -------
-    QuantizedTensor, or None if the damped moments have no factor
+    Course, or None if the damped moments have no factor
+    """
+    order = None
+    if _fitted_before(lattices.lattice_of(fmt, len(moments))):
+        order = np.argsort(-np.diagonal(moments), kind="stable")
+        moments = moments[np.ix_(order, order)]
+    factor = feedback_factor(moments, damping)
+    return None if factor is None else Course(factor, order)
+
+
+def feed_back(weight: FloatArray, along: Course, fmt: Format) -> QuantizedTensor:
+    """Choose scales and codes with error feedback (GPTQ, arXiv 2210.17323; LDLQ, arXiv 2307.13304).
+
+    Parameters
+    ----------
+    weight : float32 [rows, columns]
+    along : Course
+    fmt : Format
+        The one of the course.
 
     Raises
     ------
@@ -62,11 +96,12 @@ def feed_back(weight: FloatArray, moments: FloatArray, damping: float, fmt: Form
 
     Notes
     -----
-    With U^T U the inverse of the damped moments, U upper triangular, an error of column j costs 1 / U_jj^2 once the
-    later columns have answered. That is its weight when scales are fitted.
+    An error of column j costs 1 / U_jj^2 once the later columns have answered. That is its weight when scales are
+    fitted.
     """
-    walk = _by_size if _fitted_before(lattices.lattice_of(fmt, weight.shape[1])) else _block_by_block
-    return walk(weight, moments, damping, fmt)
+    if along.order is None:
+        return _block_by_block(weight, along.factor, fmt)
+    return _by_size(weight, along.factor, along.order, fmt)
 
 
 def _fitted_before(lattice: Lattice) -> bool:
@@ -81,50 +116,58 @@ def _cost(factor: FloatArray) -> FloatArray:
     return cost
 
 
-def _block_by_block(weight: FloatArray, moments: FloatArray, damping: float, fmt: Format) -> QuantizedTensor | None:
-    factor = feedback_factor(moments, damping)
-    if factor is None:
-        return None
+def _block_by_block(weight: FloatArray, factor: FloatArray, fmt: Format) -> QuantizedTensor:
     cost = _cost(factor)
     columns = weight.shape[1]
     largest = float(np.abs(weight).max())
     fitted = fit(weight, fmt, cost, largest)
     whole = lattices.read(fitted)
-    remaining = weight.copy()
+    # A column to a row, so that the columns that are left lie side by side, and are added to in place.
+    remaining = np.ascontiguousarray(weight.T)
     width = whole.lattice.block_columns
     for start in range(0, columns, width):
         end = min(start + width, columns)
-        whole.put(start, lattices.read(fit(remaining[:, start:end], fmt, cost[start:end], largest)))
-        block = factor[start:end, start:end]
-        indices, errors = moves.feed_back(remaining[:, start:end], block, whole.columns(start, end))
+        here = np.ascontiguousarray(remaining[start:end].T)
+        whole.put(start, lattices.read(fit(here, fmt, cost[start:end], largest)))
+        indices, errors = moves.feed_back(here, factor[start:end, start:end], whole.columns(start, end))
         whole.indices[:, start:end] = indices
-        # Inside a block its columns have answered already: those after it take all of its errors at once.
-        remaining[:, end:] -= errors @ factor[start:end, end:]
+        _answer(remaining[end:], factor[start:end, end:], errors)
     return lattices.write(whole, fitted)
 
 
-def _by_size(weight: FloatArray, moments: FloatArray, damping: float, fmt: Format) -> QuantizedTensor | None:
-    order = np.argsort(-np.diagonal(moments), kind="stable")
-    factor = feedback_factor(moments[np.ix_(order, order)], damping)
-    if factor is None:
-        return None
+def _by_size(weight: FloatArray, factor: FloatArray, order: NDArray[np.int64], fmt: Format) -> QuantizedTensor:
     columns = weight.shape[1]
     cost = np.empty(columns, np.float32)
     cost[order] = _cost(factor)
     fitted = fit(weight, fmt, cost, float(np.abs(weight).max()))
     whole = lattices.read(fitted)
     scale, offset = (spread(each, whole.lattice.group_columns, columns) for each in whole.per_group())
-    remaining = weight[:, order]
+    remaining = np.take(weight.T, order, axis=0)
     for start in range(0, columns, _SLICE):
         end = min(start + _SLICE, columns)
         here = order[start:end]
-        block = factor[start:end, start:end]
         indices, errors = moves.feed_back(
-            remaining[:, start:end], block, _apart(whole.lattice, scale[:, here], offset[:, here])
+            np.ascontiguousarray(remaining[start:end].T),
+            factor[start:end, start:end],
+            _apart(whole.lattice, scale[:, here], offset[:, here]),
         )
         whole.indices[:, here] = indices
-        remaining[:, end:] -= errors @ factor[start:end, end:]
+        _answer(remaining[end:], factor[start:end, end:], errors)
     return lattices.write(whole, fitted)
+
+
+def _answer(later: FloatArray, factor: FloatArray, errors: FloatArray) -> None:
+    """Let the columns after a block make up for its errors, all at once: inside it they have answered each other.
+
+    Parameters
+    ----------
+    later : float32 [columns after, rows]
+        Changed in place.
+    factor : float32 [columns of the block, columns after]
+    errors : float32 [rows, columns of the block]
+    """
+    if len(later):
+        add_outer(later, factor, np.ascontiguousarray(errors.T), -1.0)
 
 
 def _apart(lattice: Lattice, scale: FloatArray, offset: FloatArray) -> Grid:

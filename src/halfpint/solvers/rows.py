@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halfpint.solvers.statistics import Moments, RowGroup, Solved, Statistics
 from halfpint.tensors import FloatArray, Format, QuantizedTensor
 
 MOST_ROWS = 8192
-"""Rows that are solved at once."""
+"""Rows of a group that are solved at once."""
+
+_LEAST_AT_ONCE, _MOST_AT_ONCE = 64, 512
 
 
 def apart(fmt: Format, shape: tuple[int, int]) -> bool:
@@ -47,19 +50,40 @@ def solve_groups(
     """
     pieces = [piece for group in groups for piece in _pieces(group)]
     solved = [(piece.rows, solve(np.ascontiguousarray(weight[piece.rows]), piece.statistics, fmt)) for piece in pieces]
-    parts = {
-        name: np.empty(spec.shape, spec.dtype) for name, spec in fmt.parts(weight.shape[0], weight.shape[1]).items()
-    }
-    for rows, piece in solved:
-        for name, values in piece.quantized.parts.items():
-            parts[name][rows] = values
+    quantized = assemble(fmt, (weight.shape[0], weight.shape[1]), [(rows, piece.quantized) for rows, piece in solved])
     losses = {
         step: sum(len(rows) * piece.losses[step] for rows, piece in solved) / len(weight)
         for step in solved[0][1].losses
         if all(step in piece.losses for _, piece in solved)
     }
     notes = sorted({piece.note for _, piece in solved if piece.note})
-    return Solved(QuantizedTensor(fmt, (weight.shape[0], weight.shape[1]), parts), losses, "; ".join(notes))
+    return Solved(quantized, losses, "; ".join(notes))
+
+
+def assemble(
+    fmt: Format, shape: tuple[int, int], pieces: Sequence[tuple[NDArray[np.int64] | slice, QuantizedTensor]]
+) -> QuantizedTensor:
+    """Put rows of a weight together that were coded apart: each piece with where its rows belong."""
+    if len(pieces) == 1:
+        return pieces[0][1]
+    parts = {name: np.empty(spec.shape, spec.dtype) for name, spec in fmt.parts(*shape).items()}
+    for rows, piece in pieces:
+        for name, values in piece.parts.items():
+            parts[name][rows] = values
+    return QuantizedTensor(fmt, shape, parts)
+
+
+def slices(fmt: Format, shape: tuple[int, int]) -> list[slice]:
+    """Cut a weight into runs of rows that can be solved side by side; the whole where rows do not stand on their own.
+
+    The cuts depend on the shape alone. Eight are enough to keep as many processors busy; more than `_MOST_AT_ONCE`
+    rows would only take more memory, and for fewer than `_LEAST_AT_ONCE` it does not pay to read the second moments.
+    """
+    count, _ = shape
+    if not apart(fmt, shape):
+        return [slice(0, count)]
+    rows = min(_MOST_AT_ONCE, max(_LEAST_AT_ONCE, -(-count // 8)))
+    return [slice(start, min(count, start + rows)) for start in range(0, count, rows)]
 
 
 def _pieces(group: RowGroup) -> Iterator[RowGroup]:

@@ -92,10 +92,16 @@ def choose_correction(statistics: Statistics) -> Correction:
 
 @dataclass(frozen=True, slots=True)
 class _Half:
-    """Mean second moments of one half, of mean diagonal 1, and the mean shift of some rows in the same unit."""
+    """Second moments of one half, the unit that makes their mean diagonal 1, and the shift of some rows in that unit."""
 
     second: FloatArray
+    unit: np.float32
     shift: FloatArray
+
+    def image(self, change: FloatArray) -> FloatArray:
+        """Multiply by the moments in their unit, float32 [rows, columns]; they are not copied for it."""
+        product: FloatArray = change @ self.second / self.unit
+        return product
 
 
 def _sample(half: Moments) -> _Half | None:
@@ -103,11 +109,11 @@ def _sample(half: Moments) -> _Half | None:
         return None
     rows = np.linspace(0, len(half.shift) - 1, min(_ROWS, len(half.shift))).astype(int)
     unit = live_scale(half.second)
-    return _Half(half.second / unit, half.shift[rows] / unit)
+    return _Half(half.second, unit, half.shift[rows] / unit)
 
 
 def _held_out(change: FloatArray, half: _Half) -> tuple[float, float]:
-    return float(np.vdot(change, half.shift)), float(np.vdot(change @ half.second, change))
+    return float(np.vdot(change, half.shift)), float(np.vdot(half.image(change), change))
 
 
 def _path(half: _Half) -> list[FloatArray]:
@@ -115,11 +121,11 @@ def _path(half: _Half) -> list[FloatArray]:
     change = np.zeros_like(half.shift)
     corrections = []
     for damping in DAMPING:
-        residual = half.shift - (change @ half.second + np.float32(damping) * change)
+        residual = half.shift - (half.image(change) + np.float32(damping) * change)
         direction = residual.copy()
         energy = np.einsum("rc,rc->r", residual, residual)
         for _ in range(_STEPS):
-            image = direction @ half.second + np.float32(damping) * direction
+            image = half.image(direction) + np.float32(damping) * direction
             curvature = np.einsum("rc,rc->r", direction, image)
             length = _ratio(energy, curvature)[:, None]
             change = change + length * direction

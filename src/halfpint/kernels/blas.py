@@ -45,18 +45,23 @@ def combine(weight: FloatArray, inner: FloatArray) -> FloatArray:
     return product[: len(weight)]
 
 
-def add_outer(total: FloatArray, y: FloatArray, x: FloatArray) -> None:
-    """Add the sum of outer products y.T @ x to a total, in place.
+def add_outer(total: FloatArray, y: FloatArray, x: FloatArray, factor: float = 1.0) -> None:
+    """Add the sum of outer products y.T @ x, times a factor, to a total, in place.
 
     Parameters
     ----------
     total : float32 [rows, columns], contiguous
-        At least `_ROWS` each way, or the bits may depend on the threads.
     y : float32 [n, rows]
     x : float32 [n, columns]
+    factor : float
     """
     y, x = _filled(y, 0, _SUM), _filled(x, 0, _SUM)
-    result = blas.sgemm(1.0, x.T, y.T, beta=1.0, c=total.T, trans_b=1, overwrite_c=1)
+    if min(total.shape) < _ROWS:
+        wide_y, wide_x = _filled(y, 1, _ROWS, least=True), _filled(x, 1, _ROWS, least=True)
+        product = blas.sgemm(factor, wide_x.T, wide_y.T, trans_b=1).T
+        total += product[: len(total), : total.shape[1]]
+        return
+    result = blas.sgemm(factor, x.T, y.T, beta=1.0, c=total.T, trans_b=1, overwrite_c=1)
     assert np.shares_memory(result, total), "BLAS was to add in place"
 
 
