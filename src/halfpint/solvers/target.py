@@ -92,7 +92,7 @@ def choose_correction(statistics: Statistics) -> Correction:
 
 @dataclass(frozen=True, slots=True)
 class _Half:
-    """Second moments of one half, the unit that makes their mean diagonal 1, and the shift of some rows in that unit."""
+    """Second moments of one half; the unit that makes their mean diagonal 1; and the shift of some rows in it."""
 
     second: FloatArray
     unit: np.float32
