@@ -14,7 +14,7 @@ from typing import Any
 
 import halfpint
 
-VERSIONS = ("numpy", "scipy", "torch", "transformers")
+VERSIONS = ("numpy", "torch", "transformers")
 
 
 def setting() -> dict[str, Any]:

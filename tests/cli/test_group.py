@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from halfpint import errors
 from halfpint.cli import COMMANDS, group, main
 
-HEAVY = ("numpy", "scipy", "rich", "jinja2", "tokenizers", "ml_dtypes", "safetensors")
+HEAVY = ("numpy", "rich", "jinja2", "tokenizers", "ml_dtypes", "safetensors")
 
 
 COMMAND = f"{shlex.quote(sys.executable)} -m halfpint.cli"

@@ -150,13 +150,6 @@ def test_a_stopped_answer_is_as_if_it_was_never_asked_for():
         assert chat.reply("Good evening.").text == other.reply("Good evening.").text
 
 
-@pytest.mark.parametrize("command", ["generate", "chat"])
-def test_who_only_runs_a_model_does_not_wait_for_scipy(command):
-    """Its imports take longer than reading a short prompt."""
-    script = f"import sys, halfpint.cli.{command}; assert 'scipy' not in sys.modules; assert 'numpy' in sys.modules"
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
 def test_bench_measures_every_length_beside_the_limits():
     told = machine("bench", "demo", "--prompt", "8", "--prompt", "24", "--tokens", "4", "--repeats", "2")
     assert set(told) >= BENCH_KEYS

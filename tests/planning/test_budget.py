@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -61,8 +59,7 @@ def test_no_mixture_that_fits_costs_less(pairs, budget_bytes):
         return
     chosen = allocate(groups, budget_bytes)
     assert total(chosen) <= budget_bytes
-    # The solver stops within a millionth of the largest cost.
-    assert cost(chosen) <= best + 1e-5
+    assert cost(chosen) <= best + 1e-9
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -118,16 +115,3 @@ def test_the_same_answer_every_time():
 
 def test_nothing_to_decide_is_decided():
     assert allocate([], 0) == ()
-
-
-def test_what_the_solver_prints_by_itself_stays_off_standard_output():
-    """HiGHS prints a line of its own in rare cases, whatever it was told; the answer may be read by a program."""
-    script = (
-        "import ctypes\n"
-        "from halfpint.planning import budget\n"
-        "with budget._quiet():\n"
-        "    ctypes.CDLL(None).puts(b'noise')\n"
-        "print('answer', flush=True)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "answer\n"

@@ -13,7 +13,6 @@ from halfpint.pipeline.results import DoctorReport
 
 _PACKAGES = (
     "numpy",
-    "scipy",
     "ml-dtypes",
     "safetensors",
     "tokenizers",

@@ -2,34 +2,31 @@
 
 A price per byte splits the problem: at a given price every group chooses for itself. Bisection finds the price at which
 the choices just fit, which is optimal up to the last few groups (Everett 1963, Lagrange multipliers); what is left is
-spent greedily. Up to `EXACT_CHOICES` choices, branch and bound (HiGHS, through scipy.optimize.milp) then finds
-the best of all, and the other answer is kept only if it is better.
+spent greedily. Up to `EXACT_CHOICES` choices, all mixtures are then searched, group by group. Few of them have to be
+looked at: at that price every group has a least sum of cost and price; the choices made so far exceed these by some
+amount whatever comes after, and what exceeds them by more than the answer at hand does is no better (Dyer, Kayal and
+Walker 1984).
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
+from itertools import accumulate
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
+from numpy.typing import NDArray
 
 from halfpint.errors import RoomError
 from halfpint.tensors import Format
 
-EXACT_CHOICES = 700
-"""Choices in all groups together up to which branch and bound is worth its time, which is below a second."""
+_Indices = NDArray[np.int64]
 
-# Bounded by work and not by time: the same plan on every machine.
-_NODES = 1000
-_GAP = 1e-6
+EXACT_CHOICES = 700
+"""Choices in all groups together up to which a search is worth its time, which is below a second."""
+
+# Mixtures of the first groups that are carried on: bounded by work and not by time, for the same plan on every machine.
+_MOST_MIXTURES = 20_000
 _BISECTIONS = 60
 
 
@@ -76,7 +73,7 @@ def allocate(groups: Sequence[Group], budget_bytes: int, exact: bool = True) -> 
         Negative costs count as 0, and a choice that costs no less than a smaller one is never taken.
     budget_bytes : int
     exact : bool
-        Whether branch and bound may improve on prices, where the groups are few enough.
+        Whether a search may improve on prices, where the groups are few enough.
 
     Returns
     -------
@@ -94,11 +91,10 @@ def allocate(groups: Sequence[Group], budget_bytes: int, exact: bool = True) -> 
         raise RoomError(
             f"{budget_bytes:,} bytes are not enough: the smallest mixture of formats has {smallest:,} bytes"
         )
-    answer = _by_price(useful, budget_bytes)
+    price = _price(useful, budget_bytes)
+    answer = _spend(useful, _at_price(useful, price), budget_bytes)
     if exact and sum(map(len, useful)) <= EXACT_CHOICES:
-        best = _branch_and_bound(useful, budget_bytes)
-        if best is not None and _cost(best) < _cost(answer):
-            answer = best
+        answer = _search(useful, budget_bytes, price, _cost(answer)) or answer
     return tuple(answer)
 
 
@@ -120,8 +116,8 @@ def _nbytes(choices: Sequence[Choice]) -> int:
     return sum(choice.nbytes for choice in choices)
 
 
-def _by_price(useful: Sequence[list[Choice]], budget_bytes: int) -> list[Choice]:
-    """Bisect the price of a byte, then spend what is left."""
+def _price(useful: Sequence[list[Choice]], budget_bytes: int) -> float:
+    """The least price of a byte, nearly, at which what the groups choose fits."""
     low, high = 0.0, 1.0
     while _nbytes(_at_price(useful, high)) > budget_bytes:
         high *= 4
@@ -133,7 +129,7 @@ def _by_price(useful: Sequence[list[Choice]], budget_bytes: int) -> list[Choice]
             high = price
         if low > 0 and high / low < 1 + 1e-12:
             break
-    return _spend(useful, _at_price(useful, high), budget_bytes)
+    return high
 
 
 def _at_price(useful: Sequence[list[Choice]], price: float) -> list[Choice]:
@@ -158,47 +154,52 @@ def _spend(useful: Sequence[list[Choice]], chosen: list[Choice], budget_bytes: i
         chosen[place] = step
 
 
-def _branch_and_bound(useful: Sequence[list[Choice]], budget_bytes: int) -> list[Choice] | None:
-    """Solve the whole program; None where the solver found nothing that fits to the byte."""
-    flat = [choice for choices in useful for choice in choices]
-    if not flat:
-        return []
-    starts = np.cumsum([0, *map(len, useful)])
-    # Near one, whatever the units: the solver's tolerances are absolute.
-    cost = np.array([choice.cost for choice in flat])
-    cost /= max(float(cost.max()), np.finfo(np.float64).tiny)
-    nbytes = np.array([choice.nbytes for choice in flat], dtype=np.float64) / max(budget_bytes, 1)
-    owners = np.repeat(np.arange(len(useful)), np.diff(starts))
-    member = csr_array((np.ones(len(flat)), (owners, np.arange(len(flat)))), shape=(len(useful), len(flat)))
-    with _quiet():
-        found = milp(
-            cost,
-            integrality=np.ones(len(flat)),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(member, 1, 1), LinearConstraint(nbytes[None, :], -np.inf, 1.0)],
-            options={"node_limit": _NODES, "mip_rel_gap": _GAP},
-        )
-    if found.x is None:
+def _search(useful: Sequence[list[Choice]], budget_bytes: int, price: float, known_cost: float) -> list[Choice] | None:
+    """Find the cheapest mixture, if it is cheaper than one that is known.
+
+    Parameters
+    ----------
+    useful : sequence of list of Choice
+    budget_bytes : int
+    price : float
+        Of a byte; any gives the same answer, a good one soon.
+    known_cost : float
+
+    Returns
+    -------
+    list of Choice or None
+    """
+    least = [min(choice.cost + price * choice.nbytes for choice in choices) for choices in useful]
+    most_excess = known_cost + price * budget_bytes - sum(least)
+    sizes, costs = np.zeros(1, np.int64), np.zeros(1)
+    smallest_after = list(accumulate([0, *(choices[0].nbytes for choices in reversed(useful))]))[::-1][1:]
+    least_before = accumulate(least)
+    steps: list[tuple[_Indices, _Indices]] = []
+    for choices, after, floor in zip(useful, smallest_after, least_before, strict=True):
+        all_sizes = sizes[:, None] + np.array([choice.nbytes for choice in choices])
+        all_costs = costs[:, None] + np.array([choice.cost for choice in choices])
+        excess = all_costs + price * all_sizes - floor
+        kept = (excess < most_excess) & (all_sizes <= budget_bytes - after)
+        parents, taken = np.nonzero(kept)
+        sizes, costs = all_sizes[kept], all_costs[kept]
+        chosen = _worth(sizes, costs, excess[kept])
+        sizes, costs = sizes[chosen], costs[chosen]
+        steps.append((parents[chosen], taken[chosen]))
+    if not len(costs) or costs.min() >= known_cost:
         return None
-    chosen = [flat[start + int(np.argmax(found.x[start:end]))] for start, end in pairwise(starts)]
-    return chosen if _nbytes(chosen) <= budget_bytes else None
+    at, answer = int(np.argmin(costs)), []
+    for (parents, taken), choices in zip(reversed(steps), reversed(useful), strict=True):
+        answer.append(choices[taken[at]])
+        at = int(parents[at])
+    return answer[::-1]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the solver's own code prints, whatever its options say, off standard output: the result goes there."""
-    library = ctypes.CDLL(None) if os.name == "posix" else None
-    if library is None or sys.__stdout__ is None:
-        yield
-        return
-    sys.__stdout__.flush()
-    library.fflush(None)
-    kept = os.dup(1)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        library.fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
+def _worth(sizes: _Indices, costs: NDArray[np.float64], excess: NDArray[np.float64]) -> _Indices:
+    """Which mixtures to carry on: those that no smaller one is as cheap as; of too many, the most promising."""
+    order: _Indices = np.lexsort((costs, sizes))
+    cheapest = np.minimum.accumulate(costs[order])
+    chosen: _Indices = order[np.concatenate([np.ones(min(1, len(order)), bool), costs[order][1:] < cheapest[:-1]])]
+    if len(chosen) <= _MOST_MIXTURES:
+        return chosen
+    promising: _Indices = np.sort(np.argsort(excess[chosen], kind="stable")[:_MOST_MIXTURES])
+    return chosen[promising]

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from halfpint.kernels.blas import add_outer
+from halfpint.kernels.blas import subtract_outer
 from halfpint.solvers import moves
 from halfpint.solvers.lattice import Grid
 from halfpint.tensors import FloatArray
@@ -66,7 +66,7 @@ def refine(weight: FloatArray, grid: Grid, moments: FloatArray, sweeps: int = SW
                 grid.indices[:, start:end] = piece.indices
             else:
                 grid.put(start, piece)
-            add_outer(gradient, moments[start:end], np.ascontiguousarray(change.T), -1.0)
+            subtract_outer(gradient, moments[start:end], np.ascontiguousarray(change.T))
         losses.append(float(np.vdot(gradient, (weight - grid.values()).T)))
     return grid, np.array(losses, np.float32)
 

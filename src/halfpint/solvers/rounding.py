@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from halfpint import kernels
 from halfpint.kernels import group_codes
-from halfpint.kernels.blas import add_outer
+from halfpint.kernels.blas import subtract_outer
 from halfpint.solvers import lattices, moves
 from halfpint.solvers.factor import feedback_factor
 from halfpint.solvers.lattice import Grid, Lattice, spread
@@ -167,7 +167,7 @@ def _answer(later: FloatArray, factor: FloatArray, errors: FloatArray) -> None:
     errors : float32 [rows, columns of the block]
     """
     if len(later):
-        add_outer(later, factor, np.ascontiguousarray(errors.T), -1.0)
+        subtract_outer(later, factor, np.ascontiguousarray(errors.T))
 
 
 def _apart(lattice: Lattice, scale: FloatArray, offset: FloatArray) -> Grid:
