@@ -26,7 +26,6 @@ TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"  # noqa: ARG005
 
 def main() -> None:
     source, tokens, output, scheme, group_size, layout, iterations = sys.argv[1:]
-    torch.set_num_threads(1)
     windows = np.load(tokens)
     rows = [torch.from_numpy(windows[name].astype(np.int64))[None] for name in windows.files]
     length = max(row.shape[1] for row in rows)

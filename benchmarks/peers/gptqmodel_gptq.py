@@ -55,7 +55,6 @@ def decode(folder: Path, output: Path, bits: int) -> None:
 
 def main() -> None:
     source, tokens, output, bits, group_size, *mode = sys.argv[1:]
-    torch.set_num_threads(1)
     windows = np.load(tokens)
     data = [{"input_ids": windows[name].tolist(), "attention_mask": [1] * len(windows[name])} for name in windows.files]
     config = QuantizeConfig(

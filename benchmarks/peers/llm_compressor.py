@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM
 
 def main() -> None:
     source, tokens, output, bits, group_size = sys.argv[1:]
-    torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(source, torch_dtype=torch.float32)
     windows = np.load(tokens)
     rows = [windows[name].tolist() for name in windows.files]
