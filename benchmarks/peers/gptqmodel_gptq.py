@@ -14,7 +14,6 @@ from pathlib import Path
 
 import gptqmodel
 import numpy as np
-import torch
 from gptqmodel import GPTQModel
 from gptqmodel.quantization import QuantizeConfig
 from gptqmodel.quantization.config import GPTAQConfig
