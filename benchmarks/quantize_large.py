@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peer-type", default="Q4_K_M")
+    parser.add_argument("--keep", action="store_true", help="keep llama.cpp's last file in SCRATCH")
     arguments = parser.parse_args()
     arguments.scratch.mkdir(parents=True, exist_ok=True)
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs, {arguments.threads} threads")
@@ -108,6 +109,8 @@ def main() -> None:
         remove(output)
         command = [sys.executable, "-c", _LLAMA, str(ROOT / "tests"), str(plain), str(output)]
         theirs = run([*command, arguments.peer_type, str(arguments.threads)], limited=False)
+        if arguments.keep:
+            output.replace(arguments.scratch / f"{arguments.peer_type}.gguf")
         remove(output)
         print(f"  llama.cpp {arguments.peer_type}: {theirs.seconds:.0f} s, {theirs.peak_bytes / 1e9:.2f} GB")
         ratios.append([theirs.seconds / mine.seconds for mine in ours])
