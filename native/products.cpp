@@ -97,6 +97,22 @@ private:
 
 }  // namespace
 
+RoundedTokens::RoundedTokens(const float* x, std::size_t tokens, std::size_t columns)
+    : padded_((columns + kGroupColumns - 1) / kGroupColumns * kGroupColumns) {
+    const std::size_t groups = padded_ / kGroupColumns;
+    codes_.resize(tokens * padded_);
+    scales_.resize(tokens * groups);
+    offsets_.resize(tokens * groups);
+    negative_sums_.resize(2 * tokens * groups);
+    const auto& kernels = integer_kernels();
+    const std::size_t grain = (std::size_t{1} << 16) / (columns + 1) + 1;  // some 20 us
+    parallel_for(tokens, grain, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t token = begin; token < end; ++token)
+            kernels.quantize(x + token * columns, columns, codes_.data() + token * padded_, scales_.data() + token * groups,
+                             negative_sums_.data() + 2 * token * groups, offsets_.data() + token * groups);
+    });
+}
+
 std::size_t block_grain(std::size_t blocks, std::size_t block_bytes, std::size_t shares) {
     const std::size_t all = shares * static_cast<std::size_t>(thread_count());
     const std::size_t least = (std::size_t{1} << 17) / block_bytes + 1;
