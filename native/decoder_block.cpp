@@ -1,5 +1,5 @@
 // Between two products of one token there is so little to do (some 3 us) that calls from Python took longer than the
-// work: 4 ms of the 31 ms of a token of a 1.1B model in four bits.
+// work: 33 us of every block.
 #include "decoder_block.hpp"
 
 #include <algorithm>
