@@ -1,4 +1,4 @@
-// halfpint.kernels._native.DecoderBlock: a block of a decoder for few tokens; shapes are checked here, once.
+// halfpint.kernels._native.DecoderBlock and DecoderBlocks: the blocks of a decoder for few tokens; shapes are checked here.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
@@ -65,27 +65,7 @@ public:
     BoundBlock(const BlockShape& shape, const nb::dict& norms, const std::array<nb::list, 4>& pairs)
         : kept_(pairs), block_(shape, norms_of(shape, norms), all_projections(shape, pairs)) {}
 
-    void forward(Rows hidden, const nb::list& texts, const nb::object& cosines, const nb::object& sines) const {
-        const BlockShape& shape = block_.shape();
-        const std::size_t tokens = hidden.shape(0);
-        require(hidden.shape(1) == shape.hidden, "hidden states are [tokens, hidden]");
-        std::vector<TextTokens> found;
-        std::size_t all = 0;
-        for (const nb::handle item : texts) {
-            const auto pair = nb::cast<nb::tuple>(item);
-            require(pair.size() == 2, "keys and values stand beside a number of tokens");
-            found.push_back({&nb::cast<KeyValues&>(pair[0]), nb::cast<std::size_t>(pair[1])});
-            const CacheShape& held = found.back().held->shape();
-            require(held.kv_heads == shape.kv_heads && held.head_dim == shape.head_dim, "heads are those of the block");
-            require(found.back().tokens > 0 && found.back().tokens <= tokens, "every text has tokens");
-            all += found.back().tokens;
-        }
-        require(all == tokens && tokens > 0, "texts have all tokens");
-        const Angles angles = angles_of(shape, tokens, cosines, sines);
-        float* states = hidden.data();
-        const nb::gil_scoped_release released;
-        block_.forward(states, found, angles);
-    }
+    const DecoderBlock& get() const { return block_; }
 
 private:
     static BlockNorms norms_of(const BlockShape& shape, const nb::dict& norms) {
@@ -102,15 +82,6 @@ private:
                 projections_of(pairs[1], shape.query_columns(), {shape.hidden}),
                 projections_of(pairs[2], shape.hidden, {shape.inner, shape.inner}),
                 projections_of(pairs[3], shape.inner, {shape.hidden})};
-    }
-
-    static Angles angles_of(const BlockShape& shape, std::size_t tokens, const nb::object& cosines, const nb::object& sines) {
-        if (cosines.is_none()) return {nullptr, nullptr, 0};
-        const auto cosine = nb::cast<ReadRows>(cosines, false), sine = nb::cast<ReadRows>(sines, false);
-        const std::size_t half = cosine.shape(1);
-        require(cosine.shape(0) == tokens && sine.shape(0) == tokens && sine.shape(1) == half, "there is an angle per token");
-        require(2 * half <= shape.head_dim, "no more is rotated than a head has");
-        return {cosine.data(), sine.data(), half};
     }
 
     std::array<nb::list, 4> kept_;
@@ -136,15 +107,78 @@ void construct(BoundBlock* place, const nb::tuple& sizes, const nb::tuple& numbe
                             nb::cast<nb::list>(pairs[3])});
 }
 
+// All blocks, one after the other. Those that turn queries and keys have one of some kinds of angles each, the others -1.
+class BoundBlocks {
+public:
+    BoundBlocks(const nb::list& blocks, const nb::list& angle_kinds) : kept_(blocks) {
+        require(blocks.size() > 0 && blocks.size() == angle_kinds.size(), "every block says how it rotates");
+        for (std::size_t i = 0; i < blocks.size(); ++i) {
+            blocks_.push_back(&nb::cast<const BoundBlock&>(blocks[i]).get());
+            kinds_.push_back(nb::cast<int>(angle_kinds[i]));
+            require(blocks_[i]->shape().hidden == blocks_[0]->shape().hidden, "blocks pass on what others take");
+        }
+    }
+
+    // `texts`: keys and values for each block, and a number of tokens. `angles`: cosines and sines of each kind.
+    void forward(Rows hidden, const nb::list& texts, const nb::list& angles) const {
+        const std::size_t tokens = hidden.shape(0);
+        require(hidden.shape(1) == blocks_[0]->shape().hidden, "hidden states are [tokens, hidden]");
+        std::vector<std::vector<TextTokens>> found(blocks_.size());
+        std::size_t all = 0;
+        for (const nb::handle item : texts) {
+            const auto pair = nb::cast<nb::tuple>(item);
+            require(pair.size() == 2, "keys and values stand beside a number of tokens");
+            const auto layers = nb::cast<nb::list>(pair[0]);
+            const auto count = nb::cast<std::size_t>(pair[1]);
+            require(layers.size() == blocks_.size(), "a text has keys and values for every block");
+            require(count > 0 && count <= tokens, "every text has tokens");
+            all += count;
+            for (std::size_t i = 0; i < blocks_.size(); ++i) found[i].push_back({held_of(layers[i], i), count});
+        }
+        require(all == tokens && tokens > 0, "texts have all tokens");
+        std::vector<Angles> turns;
+        for (std::size_t i = 0; i < blocks_.size(); ++i) turns.push_back(angles_of(i, tokens, angles));
+        float* states = hidden.data();
+        const nb::gil_scoped_release released;
+        for (std::size_t i = 0; i < blocks_.size(); ++i) blocks_[i]->forward(states, found[i], turns[i]);
+    }
+
+private:
+    KeyValues* held_of(nb::handle layer, std::size_t block) const {
+        auto& held = nb::cast<KeyValues&>(layer);
+        const BlockShape& shape = blocks_[block]->shape();
+        require(held.shape().kv_heads == shape.kv_heads && held.shape().head_dim == shape.head_dim, "heads are those of the block");
+        return &held;
+    }
+
+    Angles angles_of(std::size_t block, std::size_t tokens, const nb::list& angles) const {
+        if (kinds_[block] < 0) return {nullptr, nullptr, 0};
+        const auto kind = static_cast<std::size_t>(kinds_[block]);
+        require(kind < angles.size(), "there are angles of every kind");
+        const auto pair = nb::cast<nb::tuple>(angles[kind]);
+        require(pair.size() == 2, "cosines stand beside sines");
+        const auto cosine = nb::cast<ReadRows>(pair[0], false), sine = nb::cast<ReadRows>(pair[1], false);
+        const std::size_t half = cosine.shape(1);
+        require(cosine.shape(0) == tokens && sine.shape(0) == tokens && sine.shape(1) == half, "there is an angle per token");
+        require(2 * half <= blocks_[block]->shape().head_dim, "no more is rotated than a head has");
+        return {cosine.data(), sine.data(), half};
+    }
+
+    nb::list kept_;
+    std::vector<const DecoderBlock*> blocks_;
+    std::vector<int> kinds_;
+};
+
 }  // namespace
 
 // Hidden states are never converted: the caller would not see what is written.
 void bind_block(nb::module_& module) {
     nb::class_<BoundBlock>(module, "DecoderBlock")
         .def("__init__", &construct, nb::arg("sizes"), nb::arg("numbers"), nb::arg("window"), nb::arg("activation"),
-             nb::arg("norms"), nb::arg("projections"))
-        .def("forward", &BoundBlock::forward, nb::arg("hidden").noconvert(), nb::arg("texts"), nb::arg("cosines").none(),
-             nb::arg("sines").none());
+             nb::arg("norms"), nb::arg("projections"));
+    nb::class_<BoundBlocks>(module, "DecoderBlocks")
+        .def(nb::init<const nb::list&, const nb::list&>(), nb::arg("blocks"), nb::arg("angle_kinds"))
+        .def("forward", &BoundBlocks::forward, nb::arg("hidden").noconvert(), nb::arg("texts"), nb::arg("angles"));
 }
 
 }  // namespace halfpint

@@ -1,4 +1,4 @@
-"""A block in one native call gives the bits of its steps one by one, for every family."""
+"""All blocks in one native call give the bits of their steps one by one, for every family."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import pytest
 
 import tiny_models
 from halfpint.checkpoints import open_checkpoint
-from halfpint.engine.block import Block
 from halfpint.engine.cache import Cache, Texts
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.steps import Here, run
 from halfpint.formats import by_name
 from halfpint.kernels import _native, encode
 from halfpint.kernels.integer_linear import FEW_TOKENS, IntegerLinear
@@ -40,41 +38,43 @@ def ids(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, tiny_models.VOCAB_SIZE, count)
 
 
-def stepwise(block: Block, hidden: np.ndarray, texts: Texts) -> np.ndarray:
-    return run(block.steps(Here(hidden), texts=texts))
+def stepwise(decoder: Decoder, hidden: np.ndarray, texts: Texts) -> np.ndarray:
+    for block in decoder.blocks:
+        hidden = block.forward(hidden, texts)
+    return hidden
 
 
-def passed(decoder: Decoder, counts: tuple[int, ...], forward) -> list[np.ndarray]:
-    """Hidden states after every block, for texts with something in their caches."""
+def at_once(decoder: Decoder, hidden: np.ndarray, texts: Texts) -> np.ndarray:
+    assert decoder.few is not None
+    return decoder.few.forward(hidden, texts)
+
+
+def passed(decoder: Decoder, counts: tuple[int, ...], forward) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden states and last keys, for texts with something in their caches."""
     caches = [Cache(decoder.config) for _ in counts]
     for seed, cache in enumerate(caches):
         decoder.forward(ids(11 + 7 * seed, seed), cache)
-    texts = Texts(caches, counts)
-    found = [decoder.ends.embed(ids(sum(counts), 99)[np.newaxis])]
-    for block in decoder.blocks:
-        found.append(forward(block, found[-1], texts))
-    return found
+    hidden = decoder.ends.embed(ids(sum(counts), 99)[np.newaxis])
+    before = hidden.copy()
+    found = forward(decoder, hidden, Texts(caches, counts))
+    np.testing.assert_array_equal(hidden, before)
+    return found, np.concatenate([cache.layers[-1].read()[0] for cache in caches], axis=1)
 
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
 def test_one_call_gives_the_bits_of_the_steps(decoder, counts):
-    assert all(block.few is not None for block in decoder.blocks)
-    at_once = passed(decoder, counts, Block.forward)
-    for found, expected in zip(at_once, passed(decoder, counts, stepwise), strict=True):
+    for found, expected in zip(passed(decoder, counts, at_once), passed(decoder, counts, stepwise), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_what_goes_in_is_not_changed(decoder):
-    hidden = decoder.ends.embed(ids(2, 0)[np.newaxis])
-    before = hidden.copy()
-    decoder.blocks[0].forward(hidden, Texts([Cache(decoder.config)], [2]))
-    np.testing.assert_array_equal(hidden, before)
-
-
-def test_blocks_with_other_weights_go_step_by_step(tmp_path):
+def test_other_weights_go_step_by_step(tmp_path):
     tiny_models.save_tiny("llama", tmp_path)
-    decoder = Decoder.load(open_checkpoint(tmp_path), activations="int8")
-    assert all(block.few is None for block in decoder.blocks)
+    assert Decoder.load(open_checkpoint(tmp_path), activations="int8").few is None
+
+
+def test_experts_go_step_by_step(tmp_path):
+    tiny_models.save_tiny("qwen3_moe", tmp_path)
+    assert Decoder.load(open_checkpoint(tmp_path), packed, activations="int8").few is None
 
 
 def test_shapes_are_checked_where_native_code_begins():
@@ -85,8 +85,10 @@ def test_shapes_are_checked_where_native_code_begins():
     def block(sizes=(64, 64, 2, 2, 32), norms=None, projections=pairs):
         return _native.DecoderBlock(sizes, (1e-5, 1.0, 0.0), 0, 0, norms or {}, projections)
 
-    texts = [(_native.KeyValues("f16", 2, 32), 2)]
-    block().forward(rows, texts, None, None)
+    held = _native.KeyValues("f16", 2, 32)
+    blocks = _native.DecoderBlocks([block()], [0])
+    angles = [(rows[:, :16].copy(), rows[:, :16].copy())]
+    blocks.forward(rows, [([held], 2)], angles)
     for wrong, message in (
         ({"sizes": (64, 32, 2, 2, 32)}, "rows of their output"),
         ({"norms": {"query": rows[0, :48]}}, "divide its input"),
@@ -95,11 +97,13 @@ def test_shapes_are_checked_where_native_code_begins():
         with pytest.raises(ValueError, match=message):
             block(**wrong)
     for message, *arguments in (
-        ("hidden states are", rows[:, :32].copy(), texts, None, None),
-        ("heads are those", rows, [(_native.KeyValues("f16", 1, 32), 2)], None, None),
-        ("texts have all tokens", rows, [(texts[0][0], 1)], None, None),
-        ("an angle per token", rows, texts, rows[:1, :16].copy(), rows[:1, :16].copy()),
-        ("no more is rotated", rows, texts, rows[:, :32].copy(), rows[:, :32].copy()),
+        ("hidden states are", rows[:, :32].copy(), [([held], 2)], angles),
+        ("heads are those", rows, [([_native.KeyValues("f16", 1, 32)], 2)], angles),
+        ("texts have all tokens", rows, [([held], 1)], angles),
+        ("for every block", rows, [([held, held], 2)], angles),
+        ("of every kind", rows, [([held], 2)], []),
+        ("an angle per token", rows, [([held], 2)], [(rows[:1, :16].copy(), rows[:1, :16].copy())]),
+        ("no more is rotated", rows, [([held], 2)], [(rows[:, :32].copy(), rows[:, :32].copy())]),
     ):
         with pytest.raises(ValueError, match=message):
-            block().forward(*arguments)
+            blocks.forward(*arguments)

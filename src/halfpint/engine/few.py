@@ -1,15 +1,18 @@
-"""Few tokens of texts through a block in one native call; what it computes is `halfpint.engine.block.Block.steps`."""
+"""Few tokens of texts through all blocks in one native call; what is computed is written in `halfpint.engine.block`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
+
+import numpy as np
 
 from halfpint.engine.cache import Texts
 from halfpint.engine.weights import Parts, Projection
-from halfpint.families import ModelConfig, Role
-from halfpint.kernels.decoder_block import BlockWiring, DecoderBlock, Factor
-from halfpint.kernels.integer_linear import FEW_TOKENS, IntegerLinear
+from halfpint.families import ModelConfig, Role, Rope
+from halfpint.kernels.decoder_block import BlockWiring, DecoderBlocks, Factor
+from halfpint.kernels.integer_linear import IntegerLinear
 from halfpint.tensors import FloatArray
 
 _NORMS: Mapping[Role, str] = MappingProxyType(
@@ -24,11 +27,35 @@ _NORMS: Mapping[Role, str] = MappingProxyType(
 )
 
 
-def block_for_few(config: ModelConfig, layer: int, parts: Parts) -> DecoderBlock | None:
-    """Wire a block for few tokens; None where a weight is not packed, or experts are chosen."""
-    if parts.experts or not all(_is_packed(projection) for projection in parts.projections.values()):
+@dataclass(frozen=True, slots=True)
+class FewTokens:
+    """All blocks of a model, for few tokens."""
+
+    blocks: DecoderBlocks
+    ropes: tuple[Rope, ...]
+
+    def forward(self, hidden: FloatArray, texts: Texts) -> FloatArray:
+        """Pass hidden states [1, tokens, hidden_size], of `FEW_TOKENS` tokens at most, through all blocks."""
+        held = [(span.cache.handles, span.end - span.begin) for span in texts.spans]
+        return self.blocks.forward(hidden[0], held, [texts.angles(rope) for rope in self.ropes])[np.newaxis]
+
+
+def few_tokens(config: ModelConfig, blocks: Sequence[Parts]) -> FewTokens | None:
+    """Wire a model for few tokens; None where a weight is not packed, or experts are chosen."""
+    if not all(_is_packed(parts) for parts in blocks):
         return None
-    wiring = BlockWiring(
+    used = [config.layer_rope(layer) for layer in range(len(blocks))]
+    ropes: list[Rope] = []
+    for rope in used:
+        if rope is not None and rope not in ropes:
+            ropes.append(rope)
+    wirings = [_wiring(config, layer, parts) for layer, parts in enumerate(blocks)]
+    kinds = [-1 if rope is None else ropes.index(rope) for rope in used]
+    return FewTokens(DecoderBlocks(wirings, kinds), tuple(ropes))
+
+
+def _wiring(config: ModelConfig, layer: int, parts: Parts) -> BlockWiring:
+    return BlockWiring(
         hidden_size=config.hidden_size,
         inner_size=config.intermediate_size,
         heads=config.heads,
@@ -45,23 +72,11 @@ def block_for_few(config: ModelConfig, layer: int, parts: Parts) -> DecoderBlock
         gates=_factors(parts, Role.MLP_GATE_UP, (Role.MLP_GATE, Role.MLP_UP)),
         down=_factor(parts.projections[Role.MLP_DOWN]),
     )
-    return DecoderBlock(wiring)
 
 
-def forward_few(
-    block: DecoderBlock, config: ModelConfig, layer: int, hidden: FloatArray, texts: Texts
-) -> FloatArray | None:
-    """Pass hidden states [1, tokens, hidden_size] through a block; None when there are too many tokens."""
-    if hidden.shape[1] > FEW_TOKENS:
-        return None
-    rope = config.layer_rope(layer)
-    spans = [(span.cache.layers[layer], span.end - span.begin) for span in texts.spans]
-    out = block.forward(hidden[0], spans, None if rope is None else texts.angles(rope))
-    return out.reshape(hidden.shape)
-
-
-def _is_packed(projection: Projection) -> bool:
-    return isinstance(projection.linear, IntegerLinear) and projection.linear.handle is not None
+def _is_packed(parts: Parts) -> bool:
+    linears = [projection.linear for projection in parts.projections.values()]
+    return not parts.experts and all(isinstance(each, IntegerLinear) and each.handle is not None for each in linears)
 
 
 def _factor(projection: Projection) -> Factor:

@@ -187,10 +187,14 @@ class DecoderBlock:
             list[tuple[PackedIntegers, FloatArray | None]],
         ],
     ) -> None: ...
+
+class DecoderBlocks:
+    """All blocks of a decoder, one after the other."""
+
+    def __init__(self, blocks: list[DecoderBlock], angle_kinds: list[int]) -> None: ...
     def forward(
         self,
         hidden: FloatArray,
-        texts: list[tuple[KeyValues, int]],
-        cosines: FloatArray | None,
-        sines: FloatArray | None,
+        texts: list[tuple[list[KeyValues], int]],
+        angles: list[tuple[FloatArray, FloatArray]],
     ) -> None: ...

@@ -1,4 +1,4 @@
-"""A whole block of a decoder for few tokens, in one native call.
+"""All blocks of a decoder for few tokens, in one native call.
 
 Between two products of one token there is work for some 3 microseconds, while a call from Python with arrays takes one
 and a step of a generator another: 33 microseconds of every block, in which memory rested. What is computed, and in
@@ -15,7 +15,6 @@ import numpy as np
 from halfpint.kernels import _native
 from halfpint.kernels.elementwise import ACTIVATIONS
 from halfpint.kernels.integer_linear import IntegerLinear
-from halfpint.kernels.key_values import KeyValues
 from halfpint.tensors import FloatArray
 
 Factor = tuple[IntegerLinear, FloatArray | None]
@@ -65,50 +64,56 @@ class BlockWiring:
     down: Factor
 
 
-class DecoderBlock:
-    """A block whose weights are all packed.
+class DecoderBlocks:
+    """Blocks whose weights are all packed.
 
     Parameters
     ----------
-    wiring : BlockWiring
-        Its weights stay where they are, norms and biases are copied.
+    wirings : sequence of BlockWiring
+        Of each block. Weights stay where they are, norms and biases are copied.
+    angle_kinds : sequence of int
+        Which of some kinds of angles each block rotates by; -1 for none.
     """
 
     __slots__ = ("_handle",)
 
-    def __init__(self, wiring: BlockWiring) -> None:
-        sizes = (wiring.hidden_size, wiring.inner_size, wiring.heads, wiring.kv_heads, wiring.head_dim)
-        numbers = (wiring.epsilon, wiring.query_scale, wiring.cap)
-        factors = (_pairs(wiring.first), _pairs([wiring.output]), _pairs(wiring.gates), _pairs([wiring.down]))
-        activation = ACTIVATIONS[wiring.activation]
-        self._handle = _native.DecoderBlock(sizes, numbers, wiring.window, activation, dict(wiring.norms), factors)
+    def __init__(self, wirings: Sequence[BlockWiring], angle_kinds: Sequence[int]) -> None:
+        self._handle = _native.DecoderBlocks([_block(wiring) for wiring in wirings], list(angle_kinds))
 
     def forward(
         self,
         hidden: FloatArray,
-        texts: Sequence[tuple[KeyValues, int]],
-        angles: tuple[FloatArray, FloatArray] | None,
+        texts: Sequence[tuple[list[_native.KeyValues], int]],
+        angles: Sequence[tuple[FloatArray, FloatArray]],
     ) -> FloatArray:
-        """Pass hidden states through the block.
+        """Pass hidden states through all blocks.
 
         Parameters
         ----------
         hidden : float32 [tokens, hidden_size]
             Of at least one token; not changed.
-        texts : sequence of (KeyValues, int)
-            How many tokens go to each text, in their order.
-        angles : two float32 [tokens, dimensions / 2], or None
-            Cosines and sines of the tokens' places, where the block rotates.
+        texts : sequence of (handles of KeyValues, int)
+            Keys and values for each block, and how many tokens go to the text, in their order.
+        angles : sequence of two float32 [tokens, dimensions / 2]
+            Cosines and sines of the tokens' places, for each kind.
 
         Returns
         -------
         float32 [tokens, hidden_size]
-            The bits of `halfpint.engine.block.Block.forward` with as many tokens.
+            The bits of `halfpint.engine.block.Block.forward`, block by block.
         """
         out = np.array(hidden, np.float32, order="C")
-        cosines, sines = (None, None) if angles is None else angles
-        self._handle.forward(out, [(held.handle, tokens) for held, tokens in texts], cosines, sines)
+        self._handle.forward(out, list(texts), list(angles))
         return out
+
+
+def _block(wiring: BlockWiring) -> _native.DecoderBlock:
+    sizes = (wiring.hidden_size, wiring.inner_size, wiring.heads, wiring.kv_heads, wiring.head_dim)
+    numbers = (wiring.epsilon, wiring.query_scale, wiring.cap)
+    factors = (_pairs(wiring.first), _pairs([wiring.output]), _pairs(wiring.gates), _pairs([wiring.down]))
+    return _native.DecoderBlock(
+        sizes, numbers, wiring.window, ACTIVATIONS[wiring.activation], dict(wiring.norms), factors
+    )
 
 
 def _pairs(factors: Sequence[Factor]) -> list[tuple[_native.PackedIntegers, FloatArray | None]]:
