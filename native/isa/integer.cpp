@@ -123,7 +123,8 @@ void few_tokens(const IntegerWeight& weight, std::size_t index, const TokenView&
     for (std::size_t group = 0; group < groups; group += kSuperGroups) {
         place.groups = std::min(kSuperGroups, groups - group);
         const TokenView here = x.at(0, group);
-        ask<true>(block + place.offset, super_bytes(weight, place.groups), kAhead);
+        const std::uint8_t* ahead = block + place.offset + kAhead;
+        for (std::size_t i = 0; i < super_bytes(weight, place.groups); i += kLineBytes) __builtin_prefetch(ahead + i, 0, 2);
         std::size_t token = 0;
         if constexpr (kTokensAtOnce == 4) {
             for (; token + 4 <= tokens; token += 4) some_tokens<kind, 4>(weight, block, place, here, token, sums);
