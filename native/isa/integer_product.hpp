@@ -28,10 +28,10 @@ struct TokenView {
     }
 };
 
-// As far ahead lines are asked for a second time, into the first-level cache: what waits for the second one is then a
-// request and not a load, behind which a core has no place for more instructions (q4_k, q6_k, iq4_xs: .84 to .87 of the
-// bandwidth with two threads, q8_0: .91 to .92).
-constexpr std::size_t kNearBytes = 2048;
+// So far ahead lines are asked for a second time, into the first-level cache: what waits for the second one is then a
+// request and not a load, behind which a core has no place for more instructions (two threads: q4_k .84 to .90 of the
+// bandwidth, q6_k .81 to .94, iq4_xs .85 to .88, q8_0 .93 to .95; from 3 to 4 KiB measure the same, 2 KiB is less).
+constexpr std::size_t kNearBytes = 3072;
 
 // Ask for memory at a distance from what is used, into the second-level cache. Groups of 32 columns are asked for one by
 // one, as they are used, and nothing is moved across: gcc would gather the requests of a super-block, which fill the few
