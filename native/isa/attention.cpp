@@ -30,66 +30,7 @@ namespace {
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 constexpr std::size_t kLaneBlocks = kTilePositions / 16;
 
-inline Floats widen(const float* values) { return Floats::load(values); }
-inline Floats widen(const std::uint16_t* values) { return Floats::load_f16(values); }
-inline Floats widen(const std::int8_t* values) { return Floats::load_i8(values); }
-
-// Rows, and vectors of a row, whose sums stay in registers together.
-#if defined(__AVX512F__)
-constexpr std::size_t kRows = 4, kScoreVectors = 4, kMixVectors = 4;
-#else
-constexpr std::size_t kRows = 2, kScoreVectors = 2, kMixVectors = 2;
-#endif
-
-// scores[row][position] = sum over dimensions of query * key, for the 64 positions of a tile.
-template <std::size_t rows, typename Element>
-void tile_scores(const Element* keys, std::size_t head_dim, const float* queries, std::size_t query_stride,
-                 float* scores) {
-    for (std::size_t first = 0; first < kLaneBlocks; first += kScoreVectors) {
-        Floats sums[rows][kScoreVectors];
-        for (auto& row : sums)
-            for (auto& sum : row) sum = Floats::broadcast(0.0f);
-        const Element* column = keys + first * head_dim * 16;
-        for (std::size_t dim = 0; dim < head_dim; ++dim, column += 16) {
-            Floats key[kScoreVectors];
-            for (std::size_t i = 0; i < kScoreVectors; ++i) key[i] = widen(column + i * head_dim * 16);
-            for (std::size_t row = 0; row < rows; ++row) {
-                const Floats query = Floats::broadcast(queries[row * query_stride + dim]);
-                for (std::size_t i = 0; i < kScoreVectors; ++i) sums[row][i] = multiply_add(query, key[i], sums[row][i]);
-            }
-        }
-        for (std::size_t row = 0; row < rows; ++row)
-            for (std::size_t i = 0; i < kScoreVectors; ++i)
-                sums[row][i].store(scores + row * kTilePositions + (first + i) * 16);
-    }
-}
-
-// mixed[row] += sum over `count` positions of share * value, `vectors` vectors of a row at a time.
-template <std::size_t rows, std::size_t vectors, typename Element>
-void mix_columns(const Element* values, std::size_t columns, std::size_t count, const float* shares, float* mixed) {
-    Floats sums[rows][vectors];
-    for (std::size_t row = 0; row < rows; ++row)
-        for (std::size_t i = 0; i < vectors; ++i) sums[row][i] = Floats::load(mixed + row * columns + 16 * i);
-    for (std::size_t position = 0; position < count; ++position, values += columns) {
-        Floats value[vectors];
-        for (std::size_t i = 0; i < vectors; ++i) value[i] = widen(values + 16 * i);
-        for (std::size_t row = 0; row < rows; ++row) {
-            const Floats share = Floats::broadcast(shares[row * kTilePositions + position]);
-            for (std::size_t i = 0; i < vectors; ++i) sums[row][i] = multiply_add(share, value[i], sums[row][i]);
-        }
-    }
-    for (std::size_t row = 0; row < rows; ++row)
-        for (std::size_t i = 0; i < vectors; ++i) sums[row][i].store(mixed + row * columns + 16 * i);
-}
-
-template <std::size_t rows, typename Element>
-void tile_mix(const Element* values, std::size_t columns, std::size_t count, const float* shares, float* mixed) {
-    std::size_t column = 0;
-    for (; column + 16 * kMixVectors <= columns; column += 16 * kMixVectors)
-        mix_columns<rows, kMixVectors>(values + column, columns, count, shares, mixed + column);
-    for (; column < columns; column += 16)
-        mix_columns<rows, 1>(values + column, columns, count, shares, mixed + column);
-}
+#include "isa/attention_tiles.hpp"
 
 // Where a tile lies, and which of its positions are held.
 struct Tile {
@@ -97,6 +38,7 @@ struct Tile {
     std::size_t count;
     const std::uint16_t* key_scales;  // null unless they are scaled
     const std::uint16_t* value_scales;
+    std::ptrdiff_t ahead, values_ahead;  // from its keys and values to those of the next tile, in bytes
 };
 
 // From products to shares, in place; `largest`, `total` and `mixed` of the row are corrected. Scores outside
@@ -153,7 +95,8 @@ void rows_with_tile(const AttentionTask& task, const AttentionItem& item, std::s
         if (low[i] < high[i]) most = std::max(most, high[i]);
     }
     if (most == 0) return;
-    tile_scores<rows>(keys, task.shape.head_dim, queries + first_row * columns, columns, scores);
+    tile_scores<rows>(keys, task.shape.head_dim, queries + first_row * columns, columns, scores,
+                      tile.ahead);
     float* mixed = sums.mixed + first_row * columns;
     for (std::size_t i = 0; i < rows; ++i) {
         float* row_scores = scores + i * kTilePositions;
@@ -163,7 +106,7 @@ void rows_with_tile(const AttentionTask& task, const AttentionItem& item, std::s
         else
             std::fill_n(row_scores, kTilePositions, 0.0f);
     }
-    tile_mix<rows>(values, columns, most, scores, mixed);
+    tile_mix<rows>(values, columns, most, scores, mixed, tile.values_ahead);
 }
 
 template <typename Element>
@@ -223,7 +166,16 @@ void split_with_rows(const AttentionTask& task, const AttentionItem& item, std::
         const std::size_t offset = begin % kPagePositions;
         const auto* keys = reinterpret_cast<const Element*>(head) + offset * shape.head_dim;
         const auto* values = reinterpret_cast<const Element*>(head + shape.key_bytes()) + offset * columns;
-        Tile tile{begin, std::min(kTilePositions, task.length - begin), nullptr, nullptr};
+        Tile tile{begin, std::min(kTilePositions, task.length - begin), nullptr, nullptr, 0, 0};
+        if (begin + kTilePositions < end) {
+            const std::size_t next = begin + kTilePositions, next_offset = next % kPagePositions;
+            const std::uint8_t* next_head = task.pages[next / kPagePositions] + item.kv_head * shape.head_bytes();
+            const auto pages = static_cast<std::ptrdiff_t>(reinterpret_cast<std::intptr_t>(next_head) -
+                                                           reinterpret_cast<std::intptr_t>(head));
+            const std::ptrdiff_t positions = static_cast<std::ptrdiff_t>(next_offset) - static_cast<std::ptrdiff_t>(offset);
+            tile.ahead = pages + positions * static_cast<std::ptrdiff_t>(shape.head_dim * sizeof(Element));
+            tile.values_ahead = pages + positions * static_cast<std::ptrdiff_t>(columns * sizeof(Element));
+        }
         if (shape.kind == CacheKind::q8) {
             tile.key_scales = reinterpret_cast<const std::uint16_t*>(head + shape.key_bytes() + shape.value_bytes()) + offset;
             tile.value_scales = tile.key_scales + kPagePositions;

@@ -27,12 +27,13 @@ class Cache:
         How they are kept: a key of `halfpint.kernels.key_values.CACHE_KINDS`.
     """
 
-    __slots__ = ("kind", "layers", "limit")
+    __slots__ = ("handles", "kind", "layers", "limit")
 
     def __init__(self, config: ModelConfig, limit: int = 0, kind: str = "f16") -> None:
         self.limit = limit or config.max_positions
         self.kind = kind
         self.layers = tuple(KeyValues(kind, config.kv_heads, config.head_dim) for _ in range(config.layers))
+        self.handles = [layer.handle for layer in self.layers]
 
     @property
     def length(self) -> int:

@@ -15,6 +15,7 @@ from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.activation import softcap
 from halfpint.engine.block import Block, load_block
 from halfpint.engine.cache import Cache, Texts
+from halfpint.engine.few import FewTokens, few_tokens
 from halfpint.engine.weights import (
     ActivationKind,
     FileRows,
@@ -29,7 +30,7 @@ from halfpint.engine.weights import (
 from halfpint.errors import UsageError
 from halfpint.families import ModelConfig, Role, read_config
 from halfpint.kernels.elementwise import rms_norm
-from halfpint.kernels.integer_linear import IntegerLinear
+from halfpint.kernels.integer_linear import FEW_TOKENS, IntegerLinear
 from halfpint.kernels.linear import Linear
 from halfpint.kernels.machine import keep_freed_memory
 from halfpint.tensors import Array, FloatArray
@@ -113,6 +114,8 @@ class Decoder:
     config: ModelConfig
     ends: Ends
     blocks: tuple[Block, ...]
+    few: FewTokens | None = None
+    """The blocks once more, for few tokens, where all of their weights are packed."""
 
     @classmethod
     def load(
@@ -139,8 +142,8 @@ class Decoder:
         """
         config = read_config(checkpoint.config)
         ends = load_ends(checkpoint, config, prepare, activations)
-        blocks = (load_block(checkpoint, config, layer, prepare, activations) for layer in range(config.layers))
-        decoder = cls(config, ends, tuple(blocks))
+        blocks = tuple(load_block(checkpoint, config, layer, prepare, activations) for layer in range(config.layers))
+        decoder = cls(config, ends, blocks, few_tokens(config, [block.parts for block in blocks]))
         if activations == "int8":
             keep_freed_memory(_KEPT_BYTES)
         return decoder
@@ -204,6 +207,8 @@ class Decoder:
 
     def _hidden(self, tokens: Array, texts: Texts | None) -> FloatArray:
         hidden = self.ends.embed(tokens)
+        if self.few is not None and texts is not None and tokens.size <= FEW_TOKENS:
+            return self.few.forward(hidden, texts)
         for block in self.blocks:
             hidden = block.forward(hidden, texts)
         return hidden

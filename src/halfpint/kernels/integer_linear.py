@@ -144,6 +144,11 @@ class IntegerLinear:
         return self._packed is not None
 
     @property
+    def handle(self) -> _native.PackedIntegers | None:
+        """The packed weight; None where products take activations as they are."""
+        return self._packed
+
+    @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
         return self._packed.nbytes if self._packed is not None else self._held.nbytes
