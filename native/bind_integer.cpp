@@ -171,15 +171,6 @@ public:
         packed_ = true;
     }
 
-    // With weights rounded to 8 bits, for many tokens.
-    void forward_tiles(IntegerActivations& x, Output out) const {
-        const IntegerWeight& weight = to_multiply(x, out);
-        if (x.tokens() == 0) return;
-        float* output = out.data();
-        const nb::gil_scoped_release released;
-        multiply_tiles(weight, x.tiles(), output);
-    }
-
     void decode(Output out) const {
         require(packed_, "a weight is packed first");
         require(out.shape(0) == weight_.rows && out.shape(1) == weight_.columns, "out is [rows, columns]");
@@ -249,17 +240,41 @@ private:
     bool packed_ = false;
 };
 
-void multiply_integers(nb::list weights, IntegerActivations& x, nb::list outs) {
+std::vector<Factor> factors_of(nb::list weights, const IntegerActivations& x, nb::list outs) {
     require(weights.size() == outs.size(), "there is an output for each weight");
-    if (weights.size() == 0 || x.tokens() == 0) return;
     std::vector<Factor> factors;
     factors.reserve(weights.size());
     for (std::size_t i = 0; i < weights.size(); ++i) {
         const auto out = nb::cast<Output>(outs[i], false);
         factors.push_back({&nb::cast<const PackedIntegers&>(weights[i]).to_multiply(x, out), out.data()});
     }
+    return factors;
+}
+
+void multiply_integers(nb::list weights, IntegerActivations& x, nb::list outs) {
+    const std::vector<Factor> factors = factors_of(weights, x, outs);
+    if (factors.empty() || x.tokens() == 0) return;
     const nb::gil_scoped_release released;
     multiply(factors, x.rounded(), x.tokens());
+}
+
+// The same with weights rounded to 8 bits, for many tokens.
+void multiply_many(nb::list weights, IntegerActivations& x, nb::list outs) {
+    const std::vector<Factor> factors = factors_of(weights, x, outs);
+    if (factors.empty() || x.tokens() == 0) return;
+    const nb::gil_scoped_release released;
+    multiply_tiles(factors, x.tiles());
+}
+
+// activation(x @ gate.T) * (x @ up.T), for many tokens.
+void multiply_gated_many(const PackedIntegers& gate, const PackedIntegers& up, int activation, IntegerActivations& x,
+                         Output out) {
+    const IntegerWeight &first = gate.to_multiply(x, out), &second = up.to_multiply(x, out);
+    require(activation == 0 || activation == 1, "no such activation");
+    if (x.tokens() == 0) return;
+    float* output = out.data();
+    const nb::gil_scoped_release released;
+    multiply_gated(first, second, static_cast<Activation>(activation), x.tiles(), output);
 }
 
 }  // namespace
@@ -281,10 +296,12 @@ void bind_integer(nb::module_& module) {
         .def_prop_ro("nbytes", &PackedIntegers::nbytes)
         .def("pack", &PackedIntegers::pack, nb::arg("data"), nb::arg("scales").none(),
              nb::arg("zero_points").none(), nb::arg("scale_columns"))
-        .def("forward_tiles", &PackedIntegers::forward_tiles, nb::arg("x"), nb::arg("out"))
         .def("decode", &PackedIntegers::decode, nb::arg("out"))
         .def("gather", &PackedIntegers::gather, nb::arg("ids"), nb::arg("out"));
     module.def("multiply_integers", &multiply_integers, nb::arg("weights"), nb::arg("x"), nb::arg("outs"));
+    module.def("multiply_many", &multiply_many, nb::arg("weights"), nb::arg("x"), nb::arg("outs"));
+    module.def("multiply_gated", &multiply_gated_many, nb::arg("gate"), nb::arg("up"), nb::arg("activation"),
+               nb::arg("x"), nb::arg("out").noconvert());
 }
 
 }  // namespace halfpint

@@ -1,3 +1,5 @@
+// What a gate and its partner give are as wide as nothing else in a model: 23 MB for 512 tokens of one with 1.1 billion
+// parameters. Gating rows while a second-level cache still holds them saves writing one of the two and reading both.
 #include "panels.hpp"
 
 #include <algorithm>
@@ -14,13 +16,24 @@ std::size_t record_count(std::size_t tokens, std::size_t columns) {
     return share(tokens, kTileTokens) * share(columns, kSuperColumns);
 }
 
-// Blocks of rows that a thread takes at a time: four share the reading of activations. Fewer where there would not be
-// work for all threads.
+// Blocks of rows that a thread takes at a time: four share the reading of activations.
+constexpr std::size_t kMostBlocks = 4;
+
+// Fewer where there would not be work for all threads.
 std::size_t blocks_at_once(std::size_t blocks, std::size_t chunks) {
-    constexpr std::size_t most = 4;
     const std::size_t wanted = 2 * static_cast<std::size_t>(thread_count());
-    return blocks * chunks >= most * wanted ? most : most / 2;
+    return blocks * chunks >= kMostBlocks * wanted ? kMostBlocks : kMostBlocks / 2;
 }
+
+// How tokens are cut, so that the sums of a product stay in a cache.
+struct Chunks {
+    std::size_t tiles, count, size;
+
+    explicit Chunks(const Tiles& x)
+        : tiles(x.tokens().tiles()), count(share(tiles, kMostTiles)), size(share(tiles, std::max<std::size_t>(1, count))) {}
+    std::size_t begin(std::size_t chunk) const { return chunk * size; }
+    std::size_t end(std::size_t chunk) const { return std::min(tiles, (chunk + 1) * size); }
+};
 
 }  // namespace
 
@@ -33,16 +46,48 @@ Tiles::Tiles(const float* x, std::size_t tokens, std::size_t columns)
                  [&](std::size_t begin, std::size_t end) { kernels_.round(x, tokens_, begin, end); });
 }
 
-void multiply_tiles(const IntegerWeight& weight, const Tiles& x, float* out) {
-    const TileTokens& tokens = x.tokens();
-    const std::size_t chunks = share(tokens.tiles(), kMostTiles), chunk = share(tokens.tiles(), chunks);
-    const std::size_t blocks = weight.row_blocks(), step = blocks_at_once(blocks, chunks);
-    const std::size_t panels = share(blocks, step);
-    parallel_for(panels * chunks, 1, [&](std::size_t begin, std::size_t end) {
+void multiply_tiles(const std::vector<Factor>& factors, const Tiles& x) {
+    const Chunks chunks(x);
+    std::size_t blocks = 0;
+    for (const Factor& factor : factors) blocks += factor.weight->row_blocks();
+    const std::size_t step = blocks_at_once(blocks, chunks.count);
+    std::size_t panels = 0;
+    for (const Factor& factor : factors) panels += share(factor.weight->row_blocks(), step);
+    parallel_for(panels * chunks.count, 1, [&](std::size_t begin, std::size_t end) {
         for (std::size_t item = begin; item < end; ++item) {
-            const std::size_t first = item % panels * step, tile = item / panels * chunk;
-            x.kernels().product(weight, first, std::min(blocks, first + step), tokens, tile,
-                                std::min(tokens.tiles(), tile + chunk), out);
+            std::size_t panel = item % panels;
+            const std::size_t chunk = item / panels;
+            const Factor* factor = factors.data();
+            for (; panel >= share(factor->weight->row_blocks(), step); ++factor)
+                panel -= share(factor->weight->row_blocks(), step);
+            const IntegerWeight& weight = *factor->weight;
+            const std::size_t first = panel * step, token = chunks.begin(chunk) * kTileTokens;
+            float* out = factor->out + token * weight.rows + first * kBlockRows;
+            x.kernels().product(weight, first, std::min(weight.row_blocks(), first + step), x.tokens(),
+                                chunks.begin(chunk), chunks.end(chunk), {out, weight.rows});
+        }
+    });
+}
+
+void multiply_gated(const IntegerWeight& gate, const IntegerWeight& up, Activation activation, const Tiles& x, float* out) {
+    const Chunks chunks(x);
+    const auto& elementwise = elementwise_kernels();
+    const std::size_t rows = gate.rows, step = blocks_at_once(2 * gate.row_blocks(), chunks.count);
+    const std::size_t panels = share(gate.row_blocks(), step);
+    parallel_for(panels * chunks.count, 1, [&](std::size_t begin, std::size_t end) {
+        constexpr std::size_t stride = kMostBlocks * kBlockRows;
+        alignas(kLineBytes) float ups[kMostTiles * kTileTokens * stride];
+        for (std::size_t item = begin; item < end; ++item) {
+            const std::size_t block = item % panels * step, last = std::min(gate.row_blocks(), block + step);
+            const std::size_t tile = chunks.begin(item / panels), tile_end = chunks.end(item / panels);
+            const std::size_t token = tile * kTileTokens;
+            const std::size_t tokens = std::min(tile_end * kTileTokens, x.tokens().tokens) - token;
+            float* here = out + token * rows + block * kBlockRows;
+            x.kernels().product(gate, block, last, x.tokens(), tile, tile_end, {here, rows});
+            x.kernels().product(up, block, last, x.tokens(), tile, tile_end, {ups, stride});
+            const std::size_t count = std::min(last * kBlockRows, rows) - block * kBlockRows;
+            for (std::size_t i = 0; i < tokens; ++i, here += rows)
+                elementwise.gate(activation, here, ups + i * stride, count, here);
         }
     });
 }

@@ -41,6 +41,12 @@ struct TileTokens {
     }
 };
 
+// Where a product goes: what the first of its rows gives for the first of its tokens, and floats from token to token.
+struct PanelOutput {
+    float* first;
+    std::size_t stride;
+};
+
 struct PanelKernels {
     std::size_t record_bytes;
     // Round the tokens of tiles [tile_begin, tile_end) of x [tokens, columns], each group as `quantize` of
@@ -48,10 +54,10 @@ struct PanelKernels {
     void (*round)(const float* x, const TileTokens& to, std::size_t tile_begin, std::size_t tile_end);
     // The codes and scales of one token: int8 [super-blocks * 256], float [super-blocks * 4].
     void (*read)(const TileTokens& from, std::size_t token, std::int8_t* codes, float* scales);
-    // out[token * weight.rows + row] for rows of blocks [block_begin, block_end) and tokens of tiles [tile_begin,
-    // tile_end), at most kMostTiles. The same bits for any division, on every instruction set.
+    // Rows of blocks [block_begin, block_end) with tokens of tiles [tile_begin, tile_end), at most kMostTiles. The same
+    // bits for any division, on every instruction set.
     void (*product)(const IntegerWeight& weight, std::size_t block_begin, std::size_t block_end, const TileTokens& x,
-                    std::size_t tile_begin, std::size_t tile_end, float* out);
+                    std::size_t tile_begin, std::size_t tile_end, const PanelOutput& out);
 };
 
 }  // namespace halfpint

@@ -6,8 +6,8 @@
 //     kTileBlocks                blocks of rows that a tile takes at once: their lines alternate in a panel
 //     code_index(step, token, column)    where a code is in a record, of 64 steps of four columns
 //     add_tile<blocks, tokens>(panel, record, wides, scales, sums)
-//         sums[block][token][row] += scales[block] * (the sum over `wides` groups of 64 columns, in order, of the scale
-//         of the token times the sum of products)
+//         sums[block][token][row] += scales[block] * (the offset of the token, plus the sum over `wides` groups of 64
+//         columns, in order, of the scale of the token times (kSumBase + the sum of products))
 
 #if defined(__AVX512VNNI__)
 #include "isa/panel_tile_avx512.hpp"
@@ -27,13 +27,13 @@ template <int blocks, int tokens>
 HALFPINT_APART void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales,
                              float* sums) {
     for (std::size_t token = 0; token < tokens; ++token, sums += kBlockRows) {
-        Floats sum = floats(0);
+        Floats sum = floats(record.offsets[token]);
         for (std::size_t wide = 0; wide < wides; ++wide) {
-            Ints products = ints(0);
+            Ints products = ints(kSumBaseBits);
             for (std::size_t step = wide * kWideSteps; step < (wide + 1) * kWideSteps; ++step)
                 for (std::size_t i = 0; i < kPanelLine; ++i)
                     products.lane[i / 4] += panel[step * kPanelLine + i] * record.codes[code_index(step, token, i % 4)];
-            sum = fma(to_floats(products), floats(record.scales[wide][token]), sum);
+            sum = fma(as_floats(products), floats(record.scales[wide][token]), sum);
         }
         store_floats(fma(sum, load_sums(scales), load_sums(sums)), sums);
     }

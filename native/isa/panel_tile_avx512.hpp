@@ -17,8 +17,8 @@ inline void add_products(__m512i (&sums)[2], const __m512i (&lines)[2], __m512i 
         : "v"(lines[0]), "v"(lines[1]), "v"(x));
 }
 
-// Products of 64 columns with `blocks` times 16 rows. Bytes of panels are stored plus 128: sums start at minus 128
-// times the sum of x.
+// Products of 64 columns with `blocks` times 16 rows. Bytes of panels are stored plus 128: for that sums start lower by
+// 128 times the sum of x.
 template <int blocks, int tokens>
 HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record, std::size_t wide,
                                    __m512i (&products)[tokens][blocks]) {
@@ -44,14 +44,14 @@ HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record,
 template <int blocks, int tokens>
 void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, float* sums) {
     Floats wide_sums[tokens][blocks];
-    for (auto& token : wide_sums)
-        for (Floats& sum : token) sum = floats(0);
+    for (int token = 0; token < tokens; ++token)
+        for (Floats& sum : wide_sums[token]) sum = floats(record.offsets[token]);
     for (std::size_t wide = 0; wide < wides; ++wide) {
         __m512i products[tokens][blocks];
         wide_products<blocks, tokens>(panel, record, wide, products);
         for (int token = 0; token < tokens; ++token)
             for (int block = 0; block < blocks; ++block)
-                wide_sums[token][block] = fma(_mm512_cvtepi32_ps(products[token][block]),
+                wide_sums[token][block] = fma(_mm512_castsi512_ps(products[token][block]),
                                               floats(record.scales[wide][token]), wide_sums[token][block]);
     }
     for (std::size_t block = 0; block < blocks; ++block) {

@@ -23,6 +23,7 @@ from halfpint.errors import ShapeError
 from halfpint.formats import ggml
 from halfpint.formats.ggml import GgmlBlocks
 from halfpint.kernels import _native
+from halfpint.kernels.elementwise import ACTIVATION_CODES
 from halfpint.kernels.integer_packing import pack_integers, packs
 from halfpint.kernels.linear import Linear
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
@@ -216,7 +217,7 @@ class IntegerLinear:
 def multiply(weights: Sequence[IntegerLinear], x: Activations, *, exact: bool = False) -> list[FloatArray]:
     """Multiply the same activations with several weights: what `IntegerLinear.forward` gives for each.
 
-    Few tokens go through all weights in one piece of work, shared among threads as if they were one weight.
+    All weights are one piece of work, shared among threads as if they were one weight.
 
     Raises
     ------
@@ -225,7 +226,6 @@ def multiply(weights: Sequence[IntegerLinear], x: Activations, *, exact: bool = 
     """
     tokens, columns = x.handle.tokens, x.handle.columns
     outs, packed, packed_outs = [], [], []
-    few = exact or tokens <= FEW_TOKENS
     for weight in weights:
         rows, expected = weight._shape
         if columns != expected:
@@ -234,15 +234,44 @@ def multiply(weights: Sequence[IntegerLinear], x: Activations, *, exact: bool = 
             out = weight._held.forward(x.values)
         else:
             out = np.empty((tokens, rows), np.float32)
-            if few:
-                packed.append(weight._packed)
-                packed_outs.append(out)
-            else:
-                weight._packed.forward_tiles(x.handle, out)
+            packed.append(weight._packed)
+            packed_outs.append(out)
         outs.append(out)
     if packed:
-        _native.multiply_integers(packed, x.handle, packed_outs)
+        product = _native.multiply_integers if exact or tokens <= FEW_TOKENS else _native.multiply_many
+        product(packed, x.handle, packed_outs)
     return outs
+
+
+def multiply_gated(gate: IntegerLinear, up: IntegerLinear, x: Activations, activation: str) -> FloatArray | None:
+    """Multiply many tokens with a gate and its partner, and gate: the bits of `multiply` and `elementwise.gated`.
+
+    Parameters
+    ----------
+    gate, up : IntegerLinear [rows, columns]
+    x : Activations [tokens, columns]
+    activation : str
+        As for `elementwise.gated`.
+
+    Returns
+    -------
+    float32 [tokens, rows] or None
+        activation(x @ gate.T) * (x @ up.T); None where that is not done in one: for `FEW_TOKENS` tokens or fewer, and
+        for weights that are not held in integers.
+
+    Raises
+    ------
+    ShapeError
+        If the three do not fit.
+    """
+    tokens, columns = x.shape
+    if tokens <= FEW_TOKENS or gate._packed is None or up._packed is None:
+        return None
+    if gate.shape != up.shape or gate.shape[1] != columns:
+        raise ShapeError(f"{[tokens, columns]} for a gate of shape {list(gate.shape)} and {list(up.shape)} beside it")
+    out = np.empty((tokens, gate.shape[0]), np.float32)
+    _native.multiply_gated(gate._packed, up._packed, ACTIVATION_CODES[activation], x.handle, out)
+    return out
 
 
 def reference_round(x: FloatArray, group_columns: int = GROUP_COLUMNS) -> tuple[Array, FloatArray]:

@@ -19,7 +19,7 @@ from halfpint.formats import ggml
 from halfpint.formats.affine import Affine
 from halfpint.formats.ggml import GgmlBlocks
 from halfpint.formats.levels import Levels
-from halfpint.kernels.integer_linear import WIDE_COLUMNS, Activations, magnitudes, rounded_values
+from halfpint.kernels.integer_linear import WIDE_COLUMNS, Activations, magnitudes, reference_round, rounded_values
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
 
 PANEL_COLUMNS = 256
@@ -66,14 +66,30 @@ def wide_error_bound(weight: QuantizedTensor, x: FloatArray) -> FloatArray:
     A weight is off by half a step, and by 1.5 / 256 of one for the three roundings of factors in 16 bits, and nf4's
     levels by 1 / 256 of one. Sums of 64 columns are exact; they pass a rounding for each of the 4 of a super-block and
     one for each super-block, and the scales four: (supers + 8) u times the sum of magnitudes, with u = 2**-24.
+
+    Sums of 64 columns also lie on top of 1.5 * 2**23 while the four are added up, which is taken off again (kSumBase in
+    native/isa/panel.cpp): eight roundings of numbers of up to 1.1 times that times the four scales, 6.6 steps times
+    the sum of these. What the steps of weights make is ten times as much.
     """
     values = np.abs(rounded_values(x, WIDE_COLUMNS))
     steps = np.repeat(panel_steps(weight), PANEL_COLUMNS, axis=1)[:, : weight.shape[1]]
     supers = -(-weight.shape[1] // PANEL_COLUMNS)
     rounding = (supers + 8) * 2.0**-24
     bound = (0.5 + 3 / 256) * (values @ steps.T) + 1.01 * rounding * (values @ (magnitudes(weight) + steps).T)
+    bound += 6.6 * (_super_scales(x) @ panel_steps(weight).T)
     limited: FloatArray = (bound * (1 + 2.0**-20)).astype(np.float32)
     return limited
+
+
+def _super_scales(x: FloatArray) -> Array:
+    """Sum of the scales of activations in each super-block of 256 columns, float64 [tokens, supers]."""
+    _, scales = reference_round(x, WIDE_COLUMNS)
+    wides = PANEL_COLUMNS // WIDE_COLUMNS
+    supers = -(-scales.shape[1] // wides)
+    padded = np.zeros((len(x), supers * wides))
+    padded[:, : scales.shape[1]] = scales
+    sums: Array = padded.reshape(len(x), supers, wides).sum(axis=2)
+    return sums
 
 
 def panel_steps(weight: QuantizedTensor) -> Array:
