@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "dispatch.hpp"
+#include "isa/streaming.hpp"
 #include "threads.hpp"
 
 namespace halfpint {
@@ -23,6 +24,13 @@ constexpr std::size_t kMostBlocks = 4;
 std::size_t blocks_at_once(std::size_t blocks, std::size_t chunks) {
     const std::size_t wanted = 2 * static_cast<std::size_t>(thread_count());
     return blocks * chunks >= kMostBlocks * wanted ? kMostBlocks : kMostBlocks / 2;
+}
+
+// A result of so many bytes is not in a second-level cache any more when it is read.
+constexpr std::size_t kLargeBytes = std::size_t{2} << 20;
+
+bool is_past_caches(const float* out, std::size_t tokens, std::size_t rows) {
+    return tokens * rows * sizeof(float) >= kLargeBytes && can_stream(out, rows);
 }
 
 // How tokens are cut, so that the sums of a product stay in a cache.
@@ -62,9 +70,10 @@ void multiply_tiles(const std::vector<Factor>& factors, const Tiles& x) {
                 panel -= share(factor->weight->row_blocks(), step);
             const IntegerWeight& weight = *factor->weight;
             const std::size_t first = panel * step, token = chunks.begin(chunk) * kTileTokens;
-            float* out = factor->out + token * weight.rows + first * kBlockRows;
+            const PanelOutput out{factor->out + token * weight.rows + first * kBlockRows, weight.rows,
+                                  is_past_caches(factor->out, x.tokens().tokens, weight.rows)};
             x.kernels().product(weight, first, std::min(weight.row_blocks(), first + step), x.tokens(),
-                                chunks.begin(chunk), chunks.end(chunk), {out, weight.rows});
+                                chunks.begin(chunk), chunks.end(chunk), out);
         }
     });
 }
@@ -74,20 +83,24 @@ void multiply_gated(const IntegerWeight& gate, const IntegerWeight& up, Activati
     const auto& elementwise = elementwise_kernels();
     const std::size_t rows = gate.rows, step = blocks_at_once(2 * gate.row_blocks(), chunks.count);
     const std::size_t panels = share(gate.row_blocks(), step);
+    const bool past_caches = is_past_caches(out, x.tokens().tokens, rows);
     parallel_for(panels * chunks.count, 1, [&](std::size_t begin, std::size_t end) {
-        constexpr std::size_t stride = kMostBlocks * kBlockRows;
-        alignas(kLineBytes) float ups[kMostTiles * kTileTokens * stride];
+        constexpr std::size_t stride = kMostBlocks * kBlockRows, most = kMostTiles * kTileTokens * stride;
+        alignas(kLineBytes) float gates[most], ups[most];
         for (std::size_t item = begin; item < end; ++item) {
             const std::size_t block = item % panels * step, last = std::min(gate.row_blocks(), block + step);
             const std::size_t tile = chunks.begin(item / panels), tile_end = chunks.end(item / panels);
-            const std::size_t token = tile * kTileTokens;
+            x.kernels().product(gate, block, last, x.tokens(), tile, tile_end, {gates, stride, false});
+            x.kernels().product(up, block, last, x.tokens(), tile, tile_end, {ups, stride, false});
+            const std::size_t token = tile * kTileTokens, count = std::min(last * kBlockRows, rows) - block * kBlockRows;
             const std::size_t tokens = std::min(tile_end * kTileTokens, x.tokens().tokens) - token;
-            float* here = out + token * rows + block * kBlockRows;
-            x.kernels().product(gate, block, last, x.tokens(), tile, tile_end, {here, rows});
-            x.kernels().product(up, block, last, x.tokens(), tile, tile_end, {ups, stride});
-            const std::size_t count = std::min(last * kBlockRows, rows) - block * kBlockRows;
-            for (std::size_t i = 0; i < tokens; ++i, here += rows)
-                elementwise.gate(activation, here, ups + i * stride, count, here);
+            float* to = out + token * rows + block * kBlockRows;
+            for (std::size_t i = 0; i < tokens; ++i, to += rows) {
+                float* values = gates + i * stride;
+                elementwise.gate(activation, values, ups + i * stride, count, values);
+                write_row(values, count, to, past_caches);
+            }
+            if (past_caches) finish_streams();
         }
     });
 }

@@ -22,7 +22,7 @@ public:
 
 private:
     const PanelKernels& kernels_;
-    LineMemory memory_;
+    KeptLines memory_;
     TileTokens tokens_;
 };
 

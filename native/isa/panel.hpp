@@ -42,9 +42,11 @@ struct TileTokens {
 };
 
 // Where a product goes: what the first of its rows gives for the first of its tokens, and floats from token to token.
+// `past_caches` where that pays, and can_stream of isa/streaming.hpp allows it.
 struct PanelOutput {
     float* first;
     std::size_t stride;
+    bool past_caches;
 };
 
 struct PanelKernels {

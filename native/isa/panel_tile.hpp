@@ -11,6 +11,8 @@
 
 #if defined(__AVX512VNNI__)
 #include "isa/panel_tile_avx512.hpp"
+#elif defined(__AVXVNNI__)
+#include "isa/panel_tile_avxvnni.hpp"
 #elif defined(__AVX2__)
 #include "isa/panel_tile_avx2.hpp"
 #elif defined(__ARM_FEATURE_DOTPROD)

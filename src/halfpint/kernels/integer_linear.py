@@ -37,6 +37,8 @@ FEW_TOKENS = 8
 WIDE_COLUMNS = 64
 """Columns of activations that share a scale where there are many tokens."""
 
+_LINE_FLOATS = 16
+
 LEAST_MAGNITUDE = np.float32(2.0**-100)
 """A group of activations whose values are all smaller becomes zeros."""
 
@@ -233,7 +235,7 @@ def multiply(weights: Sequence[IntegerLinear], x: Activations, *, exact: bool = 
         if weight._packed is None:
             out = weight._held.forward(x.values)
         else:
-            out = np.empty((tokens, rows), np.float32)
+            out = _on_lines(tokens, rows)
             packed.append(weight._packed)
             packed_outs.append(out)
         outs.append(out)
@@ -269,9 +271,18 @@ def multiply_gated(gate: IntegerLinear, up: IntegerLinear, x: Activations, activ
         return None
     if gate.shape != up.shape or gate.shape[1] != columns:
         raise ShapeError(f"{[tokens, columns]} for a gate of shape {list(gate.shape)} and {list(up.shape)} beside it")
-    out = np.empty((tokens, gate.shape[0]), np.float32)
+    out = _on_lines(tokens, gate.shape[0])
     _native.multiply_gated(gate._packed, up._packed, ACTIVATION_CODES[activation], x.handle, out)
     return out
+
+
+def _on_lines(tokens: int, rows: int) -> FloatArray:
+    """Make room for float32 [tokens, rows]; for many tokens it begins on a line of caches, and may be written past them."""
+    if tokens <= FEW_TOKENS:
+        return np.empty((tokens, rows), np.float32)
+    room = np.empty(tokens * rows + _LINE_FLOATS, np.float32)
+    begin = -(room.__array_interface__["data"][0] // room.itemsize) % _LINE_FLOATS
+    return room[begin : begin + tokens * rows].reshape(tokens, rows)
 
 
 def reference_round(x: FloatArray, group_columns: int = GROUP_COLUMNS) -> tuple[Array, FloatArray]:
