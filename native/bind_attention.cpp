@@ -29,7 +29,7 @@ using ReadBytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb:
 using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Rows that are worked on together: they share the reading of keys and values.
-constexpr std::size_t kItemRows = 32;
+constexpr std::size_t kItemRows = 64;
 // Products of queries and keys that are worth a thread: some 10 microseconds.
 constexpr std::size_t kLeastProducts = 1 << 17;
 constexpr std::size_t kMostDims = 1 << 16;

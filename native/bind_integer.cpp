@@ -64,7 +64,7 @@ public:
         return {codes_.data(), scales_.data(), negative_sums_.data(), offsets_.data(), padded_};
     }
 
-    // One scale per 64 columns, for many tokens: isa/panel.hpp.
+    // The same in tiles, for many tokens: isa/panel.hpp.
     const Tiles& tiles() {
         const std::lock_guard lock(mutex_);
         if (!tiles_) tiles_.emplace(x_.data(), tokens(), columns());
@@ -108,7 +108,7 @@ void copy_rounded(IntegerActivations& x, nb::ndarray<std::int8_t, nb::ndim<2>, n
     std::copy_n(rounded.scales, x.tokens() * groups, scales.data());
 }
 
-// The same of tiles: codes [tokens, columns padded to 256], scales [tokens, padded columns / 64].
+// The same of tiles: codes [tokens, columns padded to 256], scales [tokens, padded columns / 32].
 void copy_tiles(IntegerActivations& x, nb::ndarray<std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> codes,
                 Output scales) {
     const Tiles& tiles = x.tiles();

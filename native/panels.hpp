@@ -11,7 +11,7 @@
 
 namespace halfpint {
 
-// Activations [tokens, columns] in 8 bits, in tiles, one scale per 64 columns. Of the instruction set that was active
+// Activations [tokens, columns] in 8 bits, in tiles, one scale per 32 columns. Of the instruction set that was active
 // when they were made: another one cannot read them.
 class Tiles {
 public:

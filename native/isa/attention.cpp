@@ -24,7 +24,6 @@ namespace halfpint::HALFPINT_ISA {
 namespace {
 #define HALFPINT_STRINGIZE_(x) #x
 #define HALFPINT_STRINGIZE(x) HALFPINT_STRINGIZE_(x)
-
 #include "isa/floats.hpp"
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
@@ -99,6 +98,14 @@ struct Tile {
     const std::uint16_t* value_scales;
 };
 
+// The lowest score for positions outside [low, high) of a tile.
+inline Floats seen(Floats score, std::size_t vector, std::size_t low, std::size_t high) {
+    alignas(64) static constexpr float kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const auto all = [](std::size_t value) { return Floats::broadcast(static_cast<float>(value)); };
+    const Floats position = Floats::load(kLaneNumbers) + all(16 * vector), lowest = Floats::broadcast(kLowest);
+    return where_less(position, all(high), where_less(position, all(low), lowest, score), lowest);
+}
+
 // From products to shares, in place; `largest`, `total` and `mixed` of the row are corrected. Scores outside
 // [low, high) of the tile are not seen.
 void softmax_step(const Tile& tile, std::size_t low, std::size_t high, float cap, std::size_t columns, float* scores,
@@ -110,13 +117,7 @@ void softmax_step(const Tile& tile, std::size_t low, std::size_t high, float cap
         if (tile.key_scales != nullptr) score[i] = score[i] * Floats::load_f16(tile.key_scales + 16 * i);
         if (cap != 0)
             score[i] = hyperbolic_tangent(score[i] / Floats::broadcast(cap)) * Floats::broadcast(cap);
-        if (16 * i < low || 16 * (i + 1) > high) {
-            alignas(64) float lanes[16];
-            score[i].store(lanes);
-            for (std::size_t lane = 0; lane < 16; ++lane)
-                if (16 * i + lane < low || 16 * i + lane >= high) lanes[lane] = kLowest;
-            score[i] = Floats::load(lanes);
-        }
+        if (16 * i < low || 16 * (i + 1) > high) score[i] = seen(score[i], i, low, high);
         most = larger(most, score[i]);
     }
     const float new_largest = std::max(largest, largest_lane(most));
@@ -173,9 +174,8 @@ void item_with_tile(const AttentionTask& task, const AttentionItem& item, const 
     std::size_t row = 0;
     for (; row + kRows <= count; row += kRows)
         rows_with_tile<kRows>(task, item, row, tile, keys, values, queries, sums, scores);
-    if constexpr (kRows > 2)
-        for (; row + 2 <= count; row += 2)
-            rows_with_tile<2>(task, item, row, tile, keys, values, queries, sums, scores);
+    for (; kRows > 2 && row + 2 <= count; row += 2)
+        rows_with_tile<2>(task, item, row, tile, keys, values, queries, sums, scores);
     for (; row < count; ++row) rows_with_tile<1>(task, item, row, tile, keys, values, queries, sums, scores);
 }
 

@@ -103,11 +103,12 @@ template <> struct PanelOf<IntegerKind::int6> : AffinePanel<6> {};
 template <> struct PanelOf<IntegerKind::int7> : AffinePanel<7> {};
 template <> struct PanelOf<IntegerKind::int8> : AffinePanel<8> {};
 
-// Sums over 64 columns begin with the bits of this number, 1.5 * 2^23. They are less than 2^21, so that their bits then
+// Sums over 32 columns begin with the bits of this number, 1.5 * 2^23. They are less than 2^21, so that their bits then
 // are those of this number plus the sum: they are floats without being converted, which took a twentieth of the time.
 constexpr float kSumBase = 12582912.0f;
 constexpr std::int32_t kSumBaseBits = std::bit_cast<std::int32_t>(kSumBase);
 static_assert(kWideColumns * 127 * 128 < std::size_t{1} << 21);
+static_assert(kGroupColumns % kWideColumns == 0);
 
 struct Record {
     alignas(kLineBytes) PanelCode codes[kSuperSteps * kTileTokens * kStepColumns];
@@ -270,13 +271,13 @@ void product(const IntegerWeight& weight, std::size_t block_begin, std::size_t b
             offset += super_bytes(weight, groups);
             const NextSuper after{weight.data + first * weight.block_bytes + offset, weight.block_bytes,
                                   std::min(super_bytes(weight, groups), weight.block_bytes - offset)};
-            multiply_panel(panel, rows, after, super, (groups + 1) / 2, tile_begin, tile_end, sums);
+            multiply_panel(panel, rows, after, super, groups * kGroupColumns / kWideColumns, tile_begin, tile_end, sums);
         }
     }
     if (out.past_caches) finish_streams();
 }
 
-// 64 columns of one token; gives Record::starts.
+// 32 columns of one token; gives Record::starts.
 inline std::int32_t round_wide(const float* x, std::int8_t* codes, float& scale) {
     std::int32_t largest = 0;  // magnitudes order like their bits, infinity and NaN above all
     for (std::size_t i = 0; i < kWideColumns; ++i) {

@@ -6,7 +6,7 @@
 //     kTileBlocks                blocks of rows that a tile takes at once: their lines alternate in a panel
 //     code_index(step, token, column)    where a code is in a record, of 64 steps of four columns
 //     add_tile<blocks, tokens>(panel, record, wides, scales, sums)
-//         sums[block][token][row] += scales[block] * (the offset of the token, plus the sum over `wides` groups of 64
+//         sums[block][token][row] += scales[block] * (the offset of the token, plus the sum over `wides` groups of 32
 //         columns, in order, of the scale of the token times (kSumBase + the sum of products))
 
 #if defined(__AVX512VNNI__)

@@ -17,7 +17,7 @@ inline void add_products(__m512i (&sums)[2], const __m512i (&lines)[2], __m512i 
         : "v"(lines[0]), "v"(lines[1]), "v"(x));
 }
 
-// Products of 64 columns with `blocks` times 16 rows. Bytes of panels are stored plus 128: for that sums start lower by
+// Products of 32 columns with `blocks` times 16 rows. Bytes of panels are stored plus 128: for that sums start lower by
 // 128 times the sum of x.
 template <int blocks, int tokens>
 HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record, std::size_t wide,

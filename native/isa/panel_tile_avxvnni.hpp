@@ -14,7 +14,7 @@ inline void add_products(__m256i (&sums)[2], const __m256i (&rows)[2], __m256i x
         : "x"(rows[0]), "x"(rows[1]), "x"(x));
 }
 
-// Products of 64 columns with 16 rows. Bytes of panels are stored plus 128: for that sums start lower by 128 times the
+// Products of 32 columns with 16 rows. Bytes of panels are stored plus 128: for that sums start lower by 128 times the
 // sum of x.
 template <int tokens>
 HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record, std::size_t wide,

@@ -34,7 +34,7 @@ GROUP_COLUMNS = 32
 FEW_TOKENS = 8
 """Up to so many tokens get the exact integer product; more of them another one."""
 
-WIDE_COLUMNS = 64
+WIDE_COLUMNS = 32
 """Columns of activations that share a scale where there are many tokens."""
 
 _LINE_FLOATS = 16
@@ -277,7 +277,7 @@ def multiply_gated(gate: IntegerLinear, up: IntegerLinear, x: Activations, activ
 
 
 def _on_lines(tokens: int, rows: int) -> FloatArray:
-    """Make room for float32 [tokens, rows]; for many tokens it begins on a line of caches, and may be written past them."""
+    """Make room for float32 [tokens, rows]; for many tokens it begins on a line of caches, to be written past them."""
     if tokens <= FEW_TOKENS:
         return np.empty((tokens, rows), np.float32)
     room = np.empty(tokens * rows + _LINE_FLOATS, np.float32)
