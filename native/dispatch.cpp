@@ -28,6 +28,7 @@ HALFPINT_TABLES(HALFPINT_DECLARE)
 namespace avxvnni {
 using namespace avx2;  // but for:
 const PanelKernels& panel_kernels();
+const ProbeKernels& probe_kernels();
 }  // namespace avxvnni
 namespace avx512 {
 HALFPINT_TABLES(HALFPINT_DECLARE)

@@ -32,6 +32,7 @@ void multiply_tiles(const std::vector<Factor>& factors, const Tiles& x);
 
 // out[token * rows + row] = activation(x @ gate.T) * (x @ up.T) for two weights of the same shape: the bits of both
 // products and `ElementwiseKernels::gate`.
-void multiply_gated(const IntegerWeight& gate, const IntegerWeight& up, Activation activation, const Tiles& x, float* out);
+void multiply_gated(const IntegerWeight& gate, const IntegerWeight& up, Activation activation, const Tiles& x,
+                    float* out);
 
 }  // namespace halfpint

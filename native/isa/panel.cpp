@@ -159,7 +159,7 @@ constexpr auto kUnpackers = []<std::size_t... i>(std::index_sequence<i...>) {
     return std::array{&unpack<static_cast<IntegerKind>(i)>...};
 }(std::make_index_sequence<static_cast<std::size_t>(IntegerKind::count)>{});
 
-using AddTile = void (*)(const PanelCode*, const Record&, std::size_t, const float*, float*);
+using AddTile = void (*)(const PanelCode*, const Record&, std::size_t, const float*, bool, float*);
 
 template <int blocks>
 constexpr auto kTilesOf = []<int... i>(std::integer_sequence<int, i...>) {
@@ -249,7 +249,7 @@ void multiply_panel(const Panel& panel, const PanelRows& rows, const NextSuper& 
             fetch(here + kPanelBlocks * kTileSums, kTileBlocks * kTileSums * sizeof(float));
             fetch(next + block * kRecordPart, kTileBlocks * kRecordPart);
             tile_of(std::min(kTileBlocks, rows.blocks - block), tokens)(panel.codes[block], record, wides,
-                                                                        panel.scales[block], here);
+                                                                        panel.scales[block], super == 0, here);
         }
         if (last) rows.write_tile(tile, sums);
     }
@@ -263,7 +263,6 @@ void product(const IntegerWeight& weight, std::size_t block_begin, std::size_t b
     for (std::size_t first = block_begin; first < block_end; first += kPanelBlocks) {
         const PanelOutput here{out.first + (first - block_begin) * kBlockRows, out.stride, out.past_caches};
         const PanelRows rows{weight, first, std::min(kPanelBlocks, block_end - first), x, here, tile_begin};
-        std::memset(sums, 0, (tile_end - tile_begin) * kPanelBlocks * kTileSums * sizeof(float));
         std::size_t offset = row_header_bytes(weight);
         for (std::size_t super = 0; super < x.supers(); ++super) {
             const std::size_t groups = std::min(kSuperGroups, weight.groups() - super * kSuperGroups);

@@ -16,8 +16,8 @@
 
 namespace halfpint {
 
-// Columns of activations that share a scale. With 64 products are 3 % faster, and the KL divergence that comes from rounding
-// activations is 1.5 times as large (demo model, q8_0).
+// Columns of activations that share a scale. With 64 products are 3 % faster, and the KL divergence that comes from
+// rounding activations is 1.5 times as large (demo model, q8_0).
 constexpr std::size_t kWideColumns = 32;
 constexpr std::size_t kSuperWides = kSuperColumns / kWideColumns;
 

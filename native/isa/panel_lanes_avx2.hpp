@@ -55,7 +55,8 @@ inline Shorts scaled(Shorts a, Shorts m, Shorts o) {
 }
 #if defined(__AVXVNNI__)
 inline __m256i join_columns(__m256i even, __m256i odd) {
-    return _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_and_si256(odd, _mm256_set1_epi16(static_cast<short>(0xff00))));
+    const __m256i mask = _mm256_set1_epi16(static_cast<short>(0xff00));
+    return _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_and_si256(odd, mask));
 }
 inline void store_panel(Pair values, PanelCode* line) {
     auto* halves = reinterpret_cast<__m256i*>(line);

@@ -5,9 +5,12 @@
 //
 //     kTileBlocks                blocks of rows that a tile takes at once: their lines alternate in a panel
 //     code_index(step, token, column)    where a code is in a record, of 64 steps of four columns
-//     add_tile<blocks, tokens>(panel, record, wides, scales, sums)
+//     add_tile<blocks, tokens>(panel, record, wides, scales, is_first, sums)
 //         sums[block][token][row] += scales[block] * (the offset of the token, plus the sum over `wides` groups of 32
 //         columns, in order, of the scale of the token times (kSumBase + the sum of products))
+
+// What there is before: nothing, and nothing to be read, for the first columns.
+HALFPINT_INLINE Floats sums_before(bool is_first, const float* sums) { return is_first ? floats(0) : load_sums(sums); }
 
 #if defined(__AVX512VNNI__)
 #include "isa/panel_tile_avx512.hpp"
@@ -27,7 +30,7 @@ constexpr std::size_t code_index(std::size_t step, std::size_t token, std::size_
 
 template <int blocks, int tokens>
 HALFPINT_APART void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales,
-                             float* sums) {
+                             bool is_first, float* sums) {
     for (std::size_t token = 0; token < tokens; ++token, sums += kBlockRows) {
         Floats sum = floats(record.offsets[token]);
         for (std::size_t wide = 0; wide < wides; ++wide) {
@@ -37,7 +40,7 @@ HALFPINT_APART void add_tile(const PanelCode* panel, const Record& record, std::
                     products.lane[i / 4] += panel[step * kPanelLine + i] * record.codes[code_index(step, token, i % 4)];
             sum = fma(as_floats(products), floats(record.scales[wide][token]), sum);
         }
-        store_floats(fma(sum, load_sums(scales), load_sums(sums)), sums);
+        store_floats(fma(sum, load_sums(scales), sums_before(is_first, sums)), sums);
     }
 }
 #endif

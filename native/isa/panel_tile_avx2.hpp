@@ -25,7 +25,8 @@ HALFPINT_INLINE void add_two_columns(const PanelCode* low, const PanelCode* high
 }
 
 template <int blocks, int tokens>
-void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, float* sums) {
+void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, bool is_first,
+              float* sums) {
     alignas(32) float wide_sums[tokens][kBlockRows];  // there are not registers enough for them
     for (int token = 0; token < tokens; ++token) store_floats(floats(record.offsets[token]), wide_sums[token]);
     const PanelCode* x = record.codes;
@@ -42,5 +43,5 @@ void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, c
         }
     }
     for (int token = 0; token < tokens; ++token, sums += kBlockRows)
-        store_floats(fma(load_sums(wide_sums[token]), load_sums(scales), load_sums(sums)), sums);
+        store_floats(fma(load_sums(wide_sums[token]), load_sums(scales), sums_before(is_first, sums)), sums);
 }

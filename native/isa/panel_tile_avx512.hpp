@@ -42,7 +42,8 @@ HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record,
 }
 
 template <int blocks, int tokens>
-void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, float* sums) {
+void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, bool is_first,
+              float* sums) {
     Floats wide_sums[tokens][blocks];
     for (int token = 0; token < tokens; ++token)
         for (Floats& sum : wide_sums[token]) sum = floats(record.offsets[token]);
@@ -54,11 +55,12 @@ void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, c
                 wide_sums[token][block] = fma(_mm512_castsi512_ps(products[token][block]),
                                               floats(record.scales[wide][token]), wide_sums[token][block]);
     }
+    const __mmask16 held = is_first ? 0 : 0xffff;  // as sums_before
     for (std::size_t block = 0; block < blocks; ++block) {
         const Floats row_scales = load_sums(scales + block * kBlockRows);
         for (int token = 0; token < tokens; ++token) {
             float* at = sums + (block * kTileTokens + static_cast<std::size_t>(token)) * kBlockRows;
-            store_floats(fma(wide_sums[token][block], row_scales, load_sums(at)), at);
+            store_floats(fma(wide_sums[token][block], row_scales, _mm512_maskz_loadu_ps(held, at)), at);
         }
     }
 }

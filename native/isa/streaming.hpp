@@ -1,11 +1,13 @@
-// Writing past the caches. What no cache holds is read from memory before it is written, unless whole lines are written at
-// once: of a product whose result is larger than a second-level cache that took a tenth of the time.
+// Writing past the caches. What no cache holds is read from memory before it is written, unless whole lines are written
+// at once: of a product whose result is larger than a second-level cache that took a tenth of the time.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
-#if defined(__SSE2__)
+#if defined(__AVX__)
+#include <immintrin.h>
+#elif defined(__SSE2__)
 #include <emmintrin.h>
 #endif
 
@@ -27,8 +29,15 @@ constexpr std::size_t kLineFloats = 16;
 [[maybe_unused]] inline __attribute__((always_inline)) void write_line(float* to, const float* from, bool past_caches) {
 #if defined(__SSE2__)
     if (past_caches) {
+#if defined(__AVX512F__)
+        return _mm512_stream_ps(to, _mm512_loadu_ps(from));
+#elif defined(__AVX__)
+        for (std::size_t i = 0; i < kLineFloats; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+        return;
+#else
         for (std::size_t i = 0; i < kLineFloats; i += 4) _mm_stream_ps(to + i, _mm_loadu_ps(from + i));
         return;
+#endif
     }
 #endif
     static_cast<void>(past_caches);
