@@ -27,7 +27,7 @@ HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record,
             products[token][block] = _mm512_set1_epi32(record.starts[wide][token]);
     panel += wide * kWideSteps * blocks * kPanelLine;
     const PanelCode* x = record.codes + code_index(wide * kWideSteps, 0, 0);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (std::size_t step = 0; step < kWideSteps; ++step) {
         __m512i lines[blocks];
         for (int block = 0; block < blocks; ++block) lines[block] = _mm512_load_si512(panel + block * kPanelLine);

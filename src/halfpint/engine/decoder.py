@@ -82,8 +82,8 @@ class Ends:
         """
         rows = np.ascontiguousarray(hidden.reshape(-1, hidden.shape[-1]))
         normed = rms_norm(rows, self.final_norm, self.config.norm_epsilon)
-        exact = isinstance(self.output, IntegerLinear)
-        logits = self.output.forward(normed, exact=True) if exact else self.output.forward(normed)
+        output = self.output
+        logits = output.forward(normed, exact=True) if isinstance(output, IntegerLinear) else output.forward(normed)
         return softcap(logits, self.config.logit_softcap).reshape(*hidden.shape[:-1], -1)
 
 
