@@ -122,7 +122,7 @@ void softmax_step(const Tile& tile, std::size_t low, std::size_t high, float cap
     }
     const float new_largest = std::max(largest, largest_lane(most));
     if (new_largest > largest && total != 0) {
-        const Floats factor = exponential(Floats::broadcast(largest - new_largest));
+        const Floats factor = limited_exponential(Floats::broadcast(largest - new_largest));
         alignas(64) float factors[16];
         factor.store(factors);
         total *= factors[0];
@@ -132,7 +132,7 @@ void softmax_step(const Tile& tile, std::size_t low, std::size_t high, float cap
     largest = new_largest;
     Floats sum = Floats::broadcast(0.0f);
     for (std::size_t i = 0; i < kLaneBlocks; ++i) {
-        Floats share = exponential(score[i] - Floats::broadcast(new_largest));
+        Floats share = limited_exponential(score[i] - Floats::broadcast(new_largest));
         sum = sum + share;
         if (tile.value_scales != nullptr) share = share * Floats::load_f16(tile.value_scales + 16 * i);
         share.store(scores + 16 * i);

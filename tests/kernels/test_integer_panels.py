@@ -118,6 +118,22 @@ def test_gating_in_one_gives_the_bits_of_its_parts(rows, tokens, activation, isa
     assert np.array_equal(bits(multiply_gated(gate, up, x, activation)), bits(expected))
 
 
+@pytest.mark.parametrize("rows", [1024, 1030])
+def test_results_larger_than_a_cache(rows, isa):
+    """They are written past the caches where rows begin on lines: the bits of smaller ones, which are not."""
+    gate, up = (IntegerLinear(random_parts(formats.by_name(name), rows, 256)) for name in ("q4_k", "q8_0"))
+    x = activations(520, 256)
+    parts = [x[begin : begin + 130] for begin in range(0, 520, 130)]
+    expected = np.concatenate([gate.forward(part) for part in parts])
+    assert expected.nbytes > 2 << 20
+    assert np.array_equal(bits(gate.forward(x)), bits(expected))
+    beside_lines = np.empty(expected.size + 1, np.float32)[1:].reshape(expected.shape)
+    _native.multiply_many([gate._packed], Activations(x).handle, [beside_lines])
+    assert np.array_equal(bits(beside_lines), bits(expected))
+    expected = np.concatenate([multiply_gated(gate, up, Activations(part), "silu") for part in parts])
+    assert np.array_equal(bits(multiply_gated(gate, up, Activations(x), "silu")), bits(expected))
+
+
 def test_gating_in_one_is_for_many_tokens_and_integers():
     packed = IntegerLinear(random_parts(formats.by_name("q4_k"), 20, 256))
     plain = IntegerLinear(np.zeros((20, 256), np.float32))
