@@ -23,6 +23,7 @@ void bind_probe(nb::module_& module);
 void bind_solve(nb::module_& module);
 void bind_attention(nb::module_& module);
 void bind_elementwise(nb::module_& module);
+void bind_block(nb::module_& module);
 
 namespace {
 // Arrays of up to 32 MiB, glibc's limit, that are freed stay with the process, up to so many bytes at the end of its heap.
@@ -57,4 +58,5 @@ NB_MODULE(_native, module) {
     bind_solve(module);
     bind_attention(module);
     bind_elementwise(module);
+    bind_block(module);
 }

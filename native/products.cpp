@@ -5,6 +5,7 @@
 #include "products.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <mutex>
 #include <unordered_map>
 
@@ -25,23 +26,33 @@ struct Part {
     std::size_t begin, end;
 };
 
+// A thread takes more than so many bytes at a time: some 2 us of reading.
+constexpr std::size_t kPieceBytes = std::size_t{1} << 15;
+
 struct Work {
     std::vector<Part> parts;
-    std::size_t blocks = 0, grain = 1;
+    Stretches stretches;
 };
 
 Work divide(const std::vector<Factor>& factors) {
     Work work;
     work.parts.reserve(factors.size());
-    std::size_t most_bytes = 1;
+    std::size_t blocks = 0, least_bytes = std::numeric_limits<std::size_t>::max();
     for (const Factor& factor : factors) {
-        const std::size_t begin = work.blocks;
-        work.blocks += factor.weight->row_blocks();
-        work.parts.push_back({factor.weight, factor.out, begin, work.blocks});
-        most_bytes = std::max(most_bytes, factor.weight->block_bytes);
+        const std::size_t begin = blocks;
+        blocks += factor.weight->row_blocks();
+        work.parts.push_back({factor.weight, factor.out, begin, blocks});
+        least_bytes = std::min(least_bytes, factor.weight->block_bytes);
     }
-    work.grain = block_grain(work.blocks, most_bytes, 2);
+    work.stretches = stretches_of(blocks, kPieceBytes / least_bytes + 1);
     return work;
+}
+
+// Where the block `index` of a work begins; null behind the last one.
+const std::uint8_t* block_at(const Work& work, std::size_t index) {
+    for (const Part& part : work.parts)
+        if (index < part.end) return part.weight->data + (index - part.begin) * part.weight->block_bytes;
+    return nullptr;
 }
 
 // A third of the second-level cache for what is brought in early: the rest is for the product itself, and for Python.
@@ -57,19 +68,18 @@ std::size_t ahead_bytes() {
     return bytes;
 }
 
-// What each worker reads first: two streams, as isa/integer.cpp goes through a range.
-std::vector<Ahead> beginnings(const Work& work) {
-    std::vector<Ahead> found(static_cast<std::size_t>(thread_count() - 1));
-    for (std::size_t worker = 0; worker < found.size(); ++worker) {
-        const std::size_t begin = (worker + 1) * work.grain;
-        for (const Part& part : work.parts) {
-            if (begin < part.begin || begin >= part.end) continue;
-            const std::size_t bytes = part.weight->block_bytes;
-            const std::size_t half = (std::min(begin + work.grain, part.end) - begin) / 2;
-            const std::uint8_t* first = part.weight->data + (begin - part.begin) * bytes;
-            found[worker] = {first, first + half * bytes, std::min(half * bytes, ahead_bytes() / 2)};
-        }
-    }
+// Where each thread begins.
+std::vector<const std::uint8_t*> beginnings(const Work& work) {
+    std::vector<const std::uint8_t*> found;
+    for (std::size_t thread = 0; thread < work.stretches.count; ++thread)
+        found.push_back(block_at(work, work.stretches.begin(thread)));
+    return found;
+}
+
+// What workers ask for while they wait.
+std::vector<Ahead> to_ask(const std::vector<const std::uint8_t*>& next) {
+    std::vector<Ahead> found;
+    for (std::size_t thread = 1; thread < next.size(); ++thread) found.push_back({next[thread], ahead_bytes()});
     return found;
 }
 
@@ -77,7 +87,7 @@ std::vector<Ahead> beginnings(const Work& work) {
 class Order {
 public:
     // What follows the product that begins now.
-    std::vector<Ahead> next(const Work& work) {
+    std::vector<const std::uint8_t*> next(const Work& work) {
         const std::uint8_t* here = work.parts.front().weight->data;
         const std::unique_lock lock(mutex_, std::try_to_lock);  // a forked child may find it locked for ever
         if (!lock.owns_lock()) return {};
@@ -85,17 +95,40 @@ public:
         followers_[last_] = beginnings(work);
         last_ = here;
         const auto found = followers_.find(here);
-        return found == followers_.end() ? std::vector<Ahead>{} : found->second;
+        return found == followers_.end() ? std::vector<const std::uint8_t*>{} : found->second;
     }
 
 private:
     static constexpr std::size_t kMost = 1 << 14;
     std::mutex mutex_;
-    std::unordered_map<const std::uint8_t*, std::vector<Ahead>> followers_;
+    std::unordered_map<const std::uint8_t*, std::vector<const std::uint8_t*>> followers_;
     const std::uint8_t* last_ = nullptr;
 };
 
+// What a thread reads after a piece of its own: the next piece, or its beginning in the next product.
+const std::uint8_t* follow(const Work& work, const Piece& piece, const std::vector<const std::uint8_t*>& after) {
+    if (piece.begin < piece.own_begin || piece.begin >= piece.own_end) return nullptr;
+    if (piece.end < piece.own_end) return block_at(work, piece.end);
+    return piece.thread < after.size() ? after[piece.thread] : nullptr;
+}
+
 }  // namespace
+
+RoundedTokens::RoundedTokens(const float* x, std::size_t tokens, std::size_t columns)
+    : padded_((columns + kGroupColumns - 1) / kGroupColumns * kGroupColumns) {
+    const std::size_t groups = padded_ / kGroupColumns;
+    codes_.resize(tokens * padded_);
+    scales_.resize(tokens * groups);
+    offsets_.resize(tokens * groups);
+    negative_sums_.resize(2 * tokens * groups);
+    const auto& kernels = integer_kernels();
+    const std::size_t grain = (std::size_t{1} << 16) / (columns + 1) + 1;  // some 20 us
+    parallel_for(tokens, grain, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t token = begin; token < end; ++token)
+            kernels.quantize(x + token * columns, columns, codes_.data() + token * padded_, scales_.data() + token * groups,
+                             negative_sums_.data() + 2 * token * groups, offsets_.data() + token * groups);
+    });
+}
 
 std::size_t block_grain(std::size_t blocks, std::size_t block_bytes, std::size_t shares) {
     const std::size_t all = shares * static_cast<std::size_t>(thread_count());
@@ -106,17 +139,21 @@ std::size_t block_grain(std::size_t blocks, std::size_t block_bytes, std::size_t
 void multiply(const std::vector<Factor>& factors, const IntegerTokens& x, std::size_t tokens) {
     static Order order;
     Work work = divide(factors);
-    if (thread_count() > 1) set_ahead(order.next(work));
+    const std::vector<const std::uint8_t*> after = order.next(work);
+    if (thread_count() > 1) set_ahead(to_ask(after));
     const auto& kernels = integer_kernels();
     const std::size_t groups = x.columns / kGroupColumns;
     for (std::size_t first = 0; first < tokens; first += kMostTokens) {
         const std::size_t count = std::min(kMostTokens, tokens - first);
         const IntegerTokens some{x.codes + first * x.columns, x.scales + first * groups,
                                  x.negative_sums + 2 * first * groups, x.offsets + first * groups, x.columns};
-        parallel_for(work.blocks, work.grain, [&](std::size_t begin, std::size_t end) {
+        parallel_stretches(work.stretches, [&](const Piece& piece) {
+            const std::uint8_t* then = follow(work, piece, after);
             for (const Part& part : work.parts) {
-                const std::size_t from = std::max(begin, part.begin), to = std::min(end, part.end);
-                if (from < to) kernels.product(*part.weight, from - part.begin, to - part.begin, some, count, part.out);
+                const std::size_t from = std::max(piece.begin, part.begin), to = std::min(piece.end, part.end);
+                if (from < to)
+                    kernels.product(*part.weight, from - part.begin, to - part.begin, some, count, part.out,
+                                    to == piece.end ? then : block_at(work, to));
             }
         });
         for (Part& part : work.parts) part.out += count * part.weight->rows;

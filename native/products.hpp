@@ -7,6 +7,21 @@
 
 namespace halfpint {
 
+// Activations [tokens, columns] rounded to 8 bits, one scale per 32 columns.
+class RoundedTokens {
+public:
+    RoundedTokens(const float* x, std::size_t tokens, std::size_t columns);
+    IntegerTokens tokens() const {
+        return {codes_.data(), scales_.data(), negative_sums_.data(), offsets_.data(), padded_};
+    }
+
+private:
+    std::size_t padded_;
+    std::vector<std::int8_t> codes_;
+    std::vector<float> scales_, offsets_;
+    std::vector<std::int32_t> negative_sums_;
+};
+
 // A weight, and where its product goes: [tokens, weight.rows].
 struct Factor {
     const IntegerWeight* weight;

@@ -58,81 +58,141 @@ class Reader {
 public:
     void set(const Ahead& ahead) {
         first_.store(ahead.first, std::memory_order_relaxed);
-        second_.store(ahead.second, std::memory_order_relaxed);
         size_.store(ahead.size, std::memory_order_relaxed);
     }
 
     // By the worker: ask for a few lines more, or pause when all have been asked for.
     void step() {
-        constexpr std::size_t kLine = 64, kStep = 4 * kLine;
+        constexpr std::size_t kLine = 64, kStep = 8 * kLine;
         const std::uint8_t* first = first_.load(std::memory_order_relaxed);
-        const std::uint8_t* second = second_.load(std::memory_order_relaxed);
         if (first != begun_) {
             begun_ = first;
             done_ = 0;
         }
         if (done_ >= size_.load(std::memory_order_relaxed)) return pause();
-        for (std::size_t line = done_; line < done_ + kStep; line += kLine) {
-            __builtin_prefetch(first + line, 0, 2);
-            __builtin_prefetch(second + line, 0, 2);
-        }
+        for (std::size_t line = done_; line < done_ + kStep; line += kLine) __builtin_prefetch(first + line, 0, 2);
         done_ += kStep;
     }
 
 private:
-    std::atomic<const std::uint8_t*> first_{nullptr}, second_{nullptr};
+    std::atomic<const std::uint8_t*> first_{nullptr};
     std::atomic<std::size_t> size_{0};
     const std::uint8_t* begun_ = nullptr;  // the worker's own
     std::size_t done_ = 0;
 };
 
-struct Job {
-    const std::function<void(std::size_t, std::size_t)>* body;
-    std::size_t items;
-    std::size_t grain;
-    std::size_t threads;  // that have a first range
-    std::atomic<std::size_t> next;
-    std::atomic<std::uint64_t> begun{0};  // a bit for each first range
-    std::mutex error_mutex;
-    std::exception_ptr error;
+// Work that several threads do together.
+class Job {
+public:
+    virtual void run(std::size_t thread) = 0;
+    std::exception_ptr error() const { return error_; }
 
-    static constexpr std::size_t kMostFirst = 64;
+protected:
+    Job() = default;
+    ~Job() = default;
 
-    Job(const std::function<void(std::size_t, std::size_t)>& of, std::size_t count, std::size_t at_once, int all_threads)
-        : body(&of), items(count), grain(at_once),
-          threads(std::min({static_cast<std::size_t>(all_threads), kMostFirst, (count + at_once - 1) / at_once})),
-          next(threads * at_once) {}
+    // False when an exception ended all.
+    template <class Body>
+    bool guarded(const Body& body) {
+        try {
+            body();
+            return true;
+        } catch (...) {
+            const std::lock_guard lock(error_mutex_);
+            if (!error_) error_ = std::current_exception();
+            return false;
+        }
+    }
 
-    void run(std::size_t thread) {
-        if (thread < threads && claim(thread) && !range(thread * grain)) return;
+private:
+    std::mutex error_mutex_;
+    std::exception_ptr error_;
+};
+
+constexpr std::size_t kMostFirst = 64;
+
+// Ranges, of which every thread has a first one; the rest are for whoever comes.
+class Ranges final : public Job {
+public:
+    Ranges(const std::function<void(std::size_t, std::size_t)>& body, std::size_t items, std::size_t grain, int all_threads)
+        : body_(body), items_(items), grain_(grain),
+          threads_(std::min({static_cast<std::size_t>(all_threads), kMostFirst, (items + grain - 1) / grain})),
+          next_(threads_ * grain) {}
+
+    void run(std::size_t thread) override {
+        if (thread < threads_ && claim(thread) && !range(thread * grain_)) return;
         for (;;) {
-            const std::size_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-            if (begin >= items) break;
+            const std::size_t begin = next_.fetch_add(grain_, std::memory_order_relaxed);
+            if (begin >= items_) break;
             if (!range(begin)) return;
         }
-        for (std::size_t late = 0; late < threads; ++late)
-            if (claim(late) && !range(late * grain)) return;
+        for (std::size_t late = 0; late < threads_; ++late)
+            if (claim(late) && !range(late * grain_)) return;
     }
 
 private:
     bool claim(std::size_t first) {
         const std::uint64_t bit = std::uint64_t{1} << first;
-        return (begun.fetch_or(bit, std::memory_order_relaxed) & bit) == 0;
+        return (begun_.fetch_or(bit, std::memory_order_relaxed) & bit) == 0;
     }
 
-    // False when an exception ended all.
     bool range(std::size_t begin) {
-        try {
-            (*body)(begin, std::min(items, begin + grain));
-            return true;
-        } catch (...) {
-            const std::lock_guard lock(error_mutex);
-            if (!error) error = std::current_exception();
-            next.store(items, std::memory_order_relaxed);
-            begun.store(~std::uint64_t{0}, std::memory_order_relaxed);
-            return false;
+        if (guarded([&] { body_(begin, std::min(items_, begin + grain_)); })) return true;
+        next_.store(items_, std::memory_order_relaxed);
+        begun_.store(~std::uint64_t{0}, std::memory_order_relaxed);
+        return false;
+    }
+
+    const std::function<void(std::size_t, std::size_t)>& body_;
+    std::size_t items_, grain_;
+    std::size_t threads_;  // that have a first range
+    std::atomic<std::size_t> next_;
+    std::atomic<std::uint64_t> begun_{0};  // a bit for each first range
+};
+
+// Stretches of pieces. What is left of one is two numbers of pieces in one word: done from the front and, by others,
+// from the back.
+class StretchJob final : public Job {
+public:
+    StretchJob(const std::function<void(const Piece&)>& body, const Stretches& of) : body_(body), of_(of) {
+        for (std::size_t i = 0; i < of.count; ++i) {
+            const std::uint64_t first = of.begin(i) / of.grain;
+            left_[i].store(first << 32 | (of.begin(i + 1) + of.grain - 1) / of.grain, std::memory_order_relaxed);
         }
     }
+
+    void run(std::size_t thread) override {
+        if (thread < of_.count)
+            while (take(thread, thread, true)) {}
+        for (std::size_t i = 1; i < of_.count + 1; ++i)
+            while (take((thread + i) % of_.count, thread, false)) {}
+    }
+
+private:
+    static std::uint32_t front(std::uint64_t left) { return static_cast<std::uint32_t>(left >> 32); }
+    static std::uint32_t back(std::uint64_t left) { return static_cast<std::uint32_t>(left); }
+
+    // A piece of a stretch; false when there is none left.
+    bool take(std::size_t stretch, std::size_t thread, bool from_front) {
+        std::uint64_t left = left_[stretch].load(std::memory_order_relaxed);
+        std::uint64_t then;
+        do {
+            if (front(left) >= back(left)) return false;
+            then = from_front ? left + (std::uint64_t{1} << 32) : left - 1;
+        } while (!left_[stretch].compare_exchange_weak(left, then, std::memory_order_relaxed));
+        const std::size_t piece = from_front ? front(left) : back(left) - 1, begin = piece * of_.grain;
+        const bool own = thread < of_.count;
+        const Piece found{begin, std::min(of_.items, begin + of_.grain), thread, own ? of_.begin(thread) : 0,
+                          own ? of_.begin(thread + 1) : 0};
+        if (guarded([&] { body_(found); })) return true;
+        for (std::size_t i = 0; i < of_.count; ++i) left_[i].store(0, std::memory_order_relaxed);
+        return false;
+    }
+
+    const std::function<void(const Piece&)>& body_;
+    Stretches of_;
+    struct alignas(64) Left : std::atomic<std::uint64_t> {};
+    Left left_[kMostFirst];
 };
 
 class Pool {
@@ -213,6 +273,16 @@ std::atomic<State*>& place() {
 
 State& state() { return *place().load(std::memory_order_acquire); }
 
+// Run a job on the pool, unless another one is running: then false.
+bool run_together(State& shared, int count, Job& job) {
+    const std::unique_lock lock(shared.mutex, std::try_to_lock);
+    if (!lock.owns_lock()) return false;
+    if (!shared.pool) shared.pool = std::make_unique<Pool>(count - 1);
+    shared.pool->run(job);
+    if (job.error()) std::rethrow_exception(job.error());
+    return true;
+}
+
 }  // namespace
 
 int thread_count() { return state().count.load(std::memory_order_relaxed); }
@@ -230,12 +300,24 @@ void parallel_for(std::size_t items, std::size_t grain, const std::function<void
     auto& shared = state();
     const int count = shared.count.load(std::memory_order_relaxed);
     if (count == 1 || items <= grain) return body(0, items);
-    const std::unique_lock lock(shared.mutex, std::try_to_lock);
-    if (!lock.owns_lock()) return body(0, items);
-    if (!shared.pool) shared.pool = std::make_unique<Pool>(count - 1);
-    Job job(body, items, grain, count);
-    shared.pool->run(job);
-    if (job.error) std::rethrow_exception(job.error);
+    Ranges job(body, items, grain, count);
+    if (!run_together(shared, count, job)) body(0, items);
+}
+
+Stretches stretches_of(std::size_t items, std::size_t grain) {
+    grain = std::max<std::size_t>(1, grain);
+    const std::size_t pieces = (items + grain - 1) / grain;
+    return {items, grain, std::min({static_cast<std::size_t>(thread_count()), kMostFirst, std::max<std::size_t>(1, pieces)})};
+}
+
+void parallel_stretches(const Stretches& stretches, const std::function<void(const Piece&)>& body) {
+    if (stretches.items == 0) return;
+    auto& shared = state();
+    const int count = shared.count.load(std::memory_order_relaxed);
+    const Piece all{0, stretches.items, 0, 0, stretches.items};
+    if (count == 1 || stretches.count == 1) return body(all);
+    StretchJob job(body, stretches);
+    if (!run_together(shared, count, job)) body(all);
 }
 
 void set_ahead(std::span<const Ahead> workers) {

@@ -1,6 +1,7 @@
 // A fixed pool that maps a function over ranges of items. Which thread runs which range never changes a result:
 // items are independent, and nothing is summed across them.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -17,10 +18,31 @@ void set_thread_count(int count);
 // Range i of the first ones is begun by thread i, the caller being 0, unless that thread comes too late.
 void parallel_for(std::size_t items, std::size_t grain, const std::function<void(std::size_t, std::size_t)>& body);
 
-// Two stretches of memory that a thread will read side by side, `size` bytes each.
+// A part of [0, items), and all items of the thread that does it.
+struct Piece {
+    std::size_t begin, end;
+    std::size_t thread;
+    std::size_t own_begin, own_end;
+};
+
+// Cut [0, items) into `count` stretches of whole pieces of `grain` items, one for each thread.
+struct Stretches {
+    std::size_t items, grain, count;
+
+    std::size_t begin(std::size_t thread) const {
+        const std::size_t pieces = (items + grain - 1) / grain;
+        return std::min(items, pieces * thread / count * grain);
+    }
+};
+Stretches stretches_of(std::size_t items, std::size_t grain);
+
+// Like parallel_for, but every thread goes through a stretch of its own from first to last, a piece of at most `grain`
+// items at a time; one that has come to its end helps others, from their ends on.
+void parallel_stretches(const Stretches& stretches, const std::function<void(const Piece&)>& body);
+
+// Memory that a thread will read first.
 struct Ahead {
     const std::uint8_t* first = nullptr;
-    const std::uint8_t* second = nullptr;
     std::size_t size = 0;
 };
 

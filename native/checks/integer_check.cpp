@@ -142,7 +142,7 @@ void check(const Set& set, IntegerKind kind, bool zero_points, std::size_t scale
     std::uint64_t hash = hash_of(example.memory.data(), example.memory.size());
     for (const std::size_t tokens : {std::size_t{1}, kTokens}) {
         std::vector<float> out(tokens * kRows);
-        kernels.product(example.weight, 0, example.weight.row_blocks(), rounded, tokens, out.data());
+        kernels.product(example.weight, 0, example.weight.row_blocks(), rounded, tokens, out.data(), nullptr);
         hash = hash_of(out.data(), out.size() * sizeof(float), hash);
     }
     hash = hash_of_panels(panels, example.weight, x, hash);

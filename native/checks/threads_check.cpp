@@ -29,6 +29,16 @@ void count_items(std::size_t items, std::size_t grain) {
     for (const int count : done) require(count == 1, "an item was done once");
 }
 
+// The same in stretches; a thread's own pieces come in order.
+void count_stretches(std::size_t items, std::size_t grain) {
+    std::vector<int> done(items, 0);
+    parallel_stretches(stretches_of(items, grain), [&](const Piece& piece) {
+        require(piece.end <= piece.begin + grain || thread_count() == 1 || piece.begin == 0, "pieces are small, or all");
+        for (std::size_t i = piece.begin; i < piece.end; ++i) ++done[i];
+    });
+    for (const int count : done) require(count == 1, "an item of a stretch was done once");
+}
+
 void nested() {
     std::vector<int> done(64, 0);
     parallel_for(8, 1, [&](std::size_t begin, std::size_t end) {
@@ -50,6 +60,15 @@ void throwing() {
         caught = true;
     }
     require(caught, "the exception came through");
+    caught = false;
+    try {
+        parallel_stretches(stretches_of(32, 2), [](const Piece& piece) {
+            if (piece.begin <= 7 && 7 < piece.end) throw std::runtime_error("seven");
+        });
+    } catch (const std::runtime_error&) {
+        caught = true;
+    }
+    require(caught, "the exception came through from a stretch");
 }
 
 // Regions one after another, with and without time for the workers to fall asleep in between.
@@ -57,7 +76,10 @@ void alone() {
     for (const int threads : {1, 2, 3, 8, 2}) {
         set_thread_count(threads);
         require(thread_count() == threads, "as many threads as asked");
-        for (std::size_t items = 0; items < 60; ++items) count_items(items, 1 + items % 5);
+        for (std::size_t items = 0; items < 60; ++items) {
+            count_items(items, 1 + items % 5);
+            count_stretches(items, 1 + items % 5);
+        }
         for (int pause = 0; pause < 3; ++pause) {
             std::this_thread::sleep_for(std::chrono::milliseconds(3));
             count_items(100, 1);
@@ -74,7 +96,10 @@ void together() {
     std::vector<std::thread> callers;
     for (int caller = 0; caller < 4; ++caller)
         callers.emplace_back([] {
-            for (std::size_t round = 0; round < 60; ++round) count_items(40 + round % 60, 1 + round % 7);
+            for (std::size_t round = 0; round < 60; ++round) {
+                count_items(40 + round % 60, 1 + round % 7);
+                count_stretches(40 + round % 60, 1 + round % 7);
+            }
         });
     for (std::thread& caller : callers) caller.join();
 }

@@ -181,9 +181,10 @@ struct IntegerKernels {
     void (*quantize)(const float* x, std::size_t columns, std::int8_t* codes, float* scales,
                      std::int32_t* negative_sums, float* offsets);
     // out[token * weight.rows + row] for all rows of blocks [block_begin, block_end); at most kMostTokens tokens. The
-    // same bits for any division of blocks and tokens, on every instruction set.
+    // same bits for any division of blocks and tokens, on every instruction set. `next` is where the caller will read on
+    // after these blocks, of this weight or another; null when that is not known.
     void (*product)(const IntegerWeight& weight, std::size_t block_begin, std::size_t block_end,
-                    const IntegerTokens& x, std::size_t tokens, float* out);
+                    const IntegerTokens& x, std::size_t tokens, float* out, const std::uint8_t* next);
 };
 
 struct IntegerPackers {

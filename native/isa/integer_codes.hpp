@@ -1,7 +1,7 @@
 // Codes of a group of 32 columns, in halves of 16, and their products with activations. Included by isa/integer.cpp
 // only, inside its namespace.
 //
-// A kind of codes has Half half<h>(group) and Ints dot(half, x, negative_sum): exactly the sum over 16 columns of
+// A kind of codes has Half half<h>(group) and Ints dot<h>(half, x, negative_sum): exactly the sum over 16 columns of
 // (code - bias) * x, or of level * x, where negative_sum points to minus the sum of x.
 
 // Bits [0, bits) of the codes of line `z` of a group, from the planes 4, 2 and 1 of integer.hpp.
@@ -36,13 +36,27 @@ struct Planes {
     static constexpr std::size_t kGroupBytes = kLineBytes * bits;
     using Half = FourLines;
 
+    // Where bytes are unsigned, and their sums have 32 bits, codes in the high halves of bytes stay where they are: what is
+    // moved is the sum, a sixteenth of which is theirs.
+    template <int h>
+    static constexpr bool kInPlace = kBiasedDots && bits == 4 && h == 1;
+
     template <int h>
     static HALFPINT_INLINE Half half(const std::uint8_t* group) {
-        return {{plane_line<bits, 4 * h>(group), plane_line<bits, 4 * h + 1>(group),
-                 plane_line<bits, 4 * h + 2>(group), plane_line<bits, 4 * h + 3>(group)}};
+        return {{line<4 * h>(group), line<4 * h + 1>(group), line<4 * h + 2>(group), line<4 * h + 3>(group)}};
     }
+    template <int h>
     static HALFPINT_INLINE Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
+        if constexpr (kInPlace<h>)
+            return shift_down_signed<4>(HALFPINT_ISA::dot<240>(bias_start<bias < 0 ? -1 : bias + 4>(negative_sum), half.lines, x));
         return HALFPINT_ISA::dot<(1 << bits) - 1>(bias_start<bias>(negative_sum), half.lines, x);
+    }
+
+private:
+    template <int z>
+    static HALFPINT_INLINE Line line(const std::uint8_t* group) {
+        if constexpr (kInPlace<z / 4>) return take<4, 4, 4>(load_line(group + z % 4 * kLineBytes));
+        return plane_line<bits, z>(group);
     }
 };
 
@@ -61,6 +75,7 @@ struct Bytes {
         for (std::size_t z = 0; z < 4; ++z) out.lines[z] = signed_bytes(load_line(group + (4 * h + z) * kLineBytes));
         return out;
     }
+    template <int>
     static HALFPINT_INLINE Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
         return signed_dot(half.lines, x, negative_sum);
     }
@@ -78,6 +93,7 @@ struct Looked {
         return {{look_up(table, plane_line<4, 4 * h>(group)), look_up(table, plane_line<4, 4 * h + 1>(group)),
                  look_up(table, plane_line<4, 4 * h + 2>(group)), look_up(table, plane_line<4, 4 * h + 3>(group))}};
     }
+    template <int>
     static HALFPINT_INLINE Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
         return signed_dot(half.lines, x, negative_sum);
     }
@@ -95,6 +111,7 @@ struct LookedTwice {
     static HALFPINT_INLINE Half half(const std::uint8_t* group) {
         return {Looked<upper>::template half<h>(group), Looked<lower>::template half<h>(group)};
     }
+    template <int>
     static HALFPINT_INLINE Ints dot(const Half& half, const std::int8_t* x, const std::int32_t* negative_sum) {
         return add(shift_up<7>(signed_dot(half.upper_half.lines, x, negative_sum)),
                    signed_dot(half.lower_half.lines, x, negative_sum));

@@ -1,4 +1,5 @@
-// Sums of a super-block, for every kind; with `asks`, memory is asked for what comes after it. Included by isa/integer.cpp only, inside its namespace.
+// Sums of a super-block, for every kind; with `asks`, memory is asked for what lies `distance` behind it. Included by
+// isa/integer.cpp only, inside its namespace.
 //
 // For each token and row there is one sum, to which the groups are added in order: this is the order of rounding that
 // integer_linear.py states a bound for. Sums over codes are integers, and so exact; so are products of them with the
@@ -27,15 +28,15 @@ struct TokenView {
     }
 };
 
-// How far ahead memory is asked for, into the second-level cache: groups of 32 columns one by one, as they are used,
-// because a burst of requests fills the few places where loads wait for memory (linear_kernels.py: 72 % of the bandwidth
-// with a burst per super-block, 82 % so, 61 % without). From 4 to 8 KiB measure the same.
-constexpr std::size_t kAheadBytes = 6144;
-
+// Ask for memory at a distance from what is used, into the second-level cache. Groups of 32 columns are asked for one by
+// one, as they are used, and nothing is moved across: gcc would gather the requests of a super-block, which fill the few
+// places where loads wait for memory.
 template <bool asks>
-HALFPINT_INLINE void ask_ahead(const std::uint8_t* place, std::size_t size) {
-    if constexpr (asks)
-        for (std::size_t i = 0; i < size; i += kLineBytes) __builtin_prefetch(place + kAheadBytes + i, 0, 2);
+HALFPINT_INLINE void ask(const std::uint8_t* place, std::size_t size, std::ptrdiff_t distance) {
+    if constexpr (asks) {
+        for (std::size_t i = 0; i < size; i += kLineBytes) __builtin_prefetch(place + distance + i, 0, 2);
+        keep_order();
+    }
 }
 
 template <class Half>
@@ -50,12 +51,12 @@ HALFPINT_INLINE Group<typename Codes::Half> load_group(const std::uint8_t* codes
 
 template <class Codes>
 HALFPINT_INLINE Ints first_dot(const Group<typename Codes::Half>& group, const TokenView& x) {
-    return Codes::dot(group.first, x.codes, x.negative_sums);
+    return Codes::template dot<0>(group.first, x.codes, x.negative_sums);
 }
 
 template <class Codes>
 HALFPINT_INLINE Ints second_dot(const Group<typename Codes::Half>& group, const TokenView& x) {
-    return Codes::dot(group.second, x.codes + 16, x.negative_sums + 1);
+    return Codes::template dot<1>(group.second, x.codes + 16, x.negative_sums + 1);
 }
 
 template <class Codes>
@@ -68,11 +69,11 @@ template <class Codes, class Scales, bool minimum = false>
 struct Flat {
     template <int tokens, bool asks>
     static HALFPINT_INLINE void add_super(const IntegerWeight&, const std::uint8_t* data, std::size_t groups,
-                                          const TokenView& x, Floats (&sums)[tokens]) {
+                                          const TokenView& x, Floats (&sums)[tokens], std::ptrdiff_t distance) {
         const std::uint8_t* codes = data + Scales::header(groups);
-        ask_ahead<asks>(data, Scales::header(groups));
+        ask<asks>(data, Scales::header(groups), distance);
         for (std::size_t g = 0; g < groups; ++g, codes += Codes::kGroupBytes) {
-            ask_ahead<asks>(codes, Codes::kGroupBytes);
+            ask<asks>(codes, Codes::kGroupBytes, distance);
             const auto group = load_group<Codes>(codes);
             const Floats scale = Scales::scale(data, g);
             unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
@@ -90,11 +91,11 @@ template <class Codes, class Scales>
 struct FlatHalves {
     template <int tokens, bool asks>
     static HALFPINT_INLINE void add_super(const IntegerWeight&, const std::uint8_t* data, std::size_t groups,
-                                          const TokenView& x, Floats (&sums)[tokens]) {
+                                          const TokenView& x, Floats (&sums)[tokens], std::ptrdiff_t distance) {
         const std::uint8_t* codes = data + Scales::header(groups);
-        ask_ahead<asks>(data, Scales::header(groups));
+        ask<asks>(data, Scales::header(groups), distance);
         for (std::size_t g = 0; g < groups; ++g, codes += Codes::kGroupBytes) {
-            ask_ahead<asks>(codes, Codes::kGroupBytes);
+            ask<asks>(codes, Codes::kGroupBytes, distance);
             const auto group = load_group<Codes>(codes);
             const Floats first = Scales::scale(data, 2 * g), second = Scales::scale(data, 2 * g + 1);
             unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
@@ -112,14 +113,14 @@ template <class Codes, class Scales, bool minimum = false>
 struct Nested {
     template <int tokens, bool asks>
     static HALFPINT_INLINE void add_super(const IntegerWeight&, const std::uint8_t* data, std::size_t,
-                                          const TokenView& x, Floats (&sums)[tokens]) {
+                                          const TokenView& x, Floats (&sums)[tokens], std::ptrdiff_t distance) {
         const Scales scales(data);
-        ask_ahead<asks>(data, Scales::kHeader);
+        ask<asks>(data, Scales::kHeader, distance);
         Floats inner[tokens], lower[tokens];
         unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA { inner[token] = lower[token] = floats(0); });
         unrolled<kSuperGroups>([&]<int g>() HALFPINT_LAMBDA {
             const std::uint8_t* codes = data + Scales::kHeader + g * Codes::kGroupBytes;
-            ask_ahead<asks>(codes, Codes::kGroupBytes);
+            ask<asks>(codes, Codes::kGroupBytes, distance);
             const auto group = load_group<Codes>(codes);
             const Floats scale = scales.template scale<g>();
             unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
@@ -141,14 +142,14 @@ template <class Codes, class Scales, bool minimum = false>
 struct NestedHalves {
     template <int tokens, bool asks>
     static HALFPINT_INLINE void add_super(const IntegerWeight&, const std::uint8_t* data, std::size_t,
-                                          const TokenView& x, Floats (&sums)[tokens]) {
+                                          const TokenView& x, Floats (&sums)[tokens], std::ptrdiff_t distance) {
         const Scales scales(data);
-        ask_ahead<asks>(data, Scales::kHeader);
+        ask<asks>(data, Scales::kHeader, distance);
         Floats inner[tokens], lower[tokens];
         unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA { inner[token] = lower[token] = floats(0); });
         unrolled<kSuperGroups>([&]<int g>() HALFPINT_LAMBDA {
             const std::uint8_t* codes = data + Scales::kHeader + g * Codes::kGroupBytes;
-            ask_ahead<asks>(codes, Codes::kGroupBytes);
+            ask<asks>(codes, Codes::kGroupBytes, distance);
             const auto group = load_group<Codes>(codes);
             const Floats first = scales.template scale<2 * g>(), second = scales.template scale<2 * g + 1>();
             unrolled<tokens>([&]<int token>() HALFPINT_LAMBDA {
@@ -215,13 +216,13 @@ struct AffineGroups {
     template <int tokens, bool asks>
     static HALFPINT_INLINE void add_super(const IntegerWeight& weight, const std::uint8_t* data,
                                           const std::uint8_t* row_header, std::size_t groups, const TokenView& x,
-                                          Floats (&sums)[tokens]) {
+                                          Floats (&sums)[tokens], [[maybe_unused]] std::ptrdiff_t distance) {
         const AffineScales scales(weight, data, row_header, groups);
         const std::uint8_t* codes = data + header_bytes(weight, groups);
-        ask_ahead<asks>(data, header_bytes(weight, groups));
+        ask<asks>(data, header_bytes(weight, groups), distance);
         const bool halves = weight.scale_columns == kGroupColumns / 2;
         for (std::size_t g = 0; g < groups; ++g, codes += Codes::kGroupBytes) {
-            ask_ahead<asks>(codes, Codes::kGroupBytes);
+            ask<asks>(codes, Codes::kGroupBytes, distance);
             const auto group = load_group<Codes>(codes);
             const Floats scale = scales.scale(2 * g), second_scale = scales.scale(2 * g + 1);
             const Ints zero = scales.zero(2 * g), second_zero = scales.zero(2 * g + 1);

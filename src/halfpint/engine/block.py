@@ -10,14 +10,17 @@ import numpy as np
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.attention import attend
 from halfpint.engine.cache import Texts
+from halfpint.engine.few import block_for_few, forward_few
 from halfpint.engine.mlp import mlp
 from halfpint.engine.rope import rotation
 from halfpint.engine.steps import Held, Here, Keep, Perform, Products, Steps, perform, run
 from halfpint.engine.weights import ActivationKind, Parts, Prepare, as_read, read_parts
 from halfpint.families import ModelConfig, Role
+from halfpint.kernels.decoder_block import DecoderBlock
 from halfpint.kernels.elementwise import add, rms_norm, rotate
 from halfpint.tensors import FloatArray
 
+_as_held = perform
 _SEPARATE = (Role.ATTENTION_Q, Role.ATTENTION_K, Role.ATTENTION_V)
 
 
@@ -28,6 +31,8 @@ class Block:
     config: ModelConfig
     layer: int
     parts: Parts
+    few: DecoderBlock | None = None
+    """The same for few tokens of texts, where all weights are packed."""
 
     def forward(self, hidden: FloatArray, texts: Texts | None = None, perform: Perform = perform) -> FloatArray:
         """Pass hidden states through the block.
@@ -47,6 +52,10 @@ class Block:
         -------
         float32 [sequences, tokens, hidden_size]
         """
+        if self.few is not None and texts is not None and perform is _as_held:
+            out = forward_few(self.few, self.config, self.layer, hidden, texts)
+            if out is not None:
+                return out
         return run(self.steps(Here(hidden), texts=texts), perform)
 
     def steps(self, hidden: Held, keep: Keep = Here, *, texts: Texts | None = None) -> Steps:
@@ -209,4 +218,5 @@ def load_block(
     CheckpointError
         If a tensor is missing or has another shape than the configuration says.
     """
-    return Block(config, layer, read_parts(checkpoint, config, layer, prepare, activations))
+    parts = read_parts(checkpoint, config, layer, prepare, activations)
+    return Block(config, layer, parts, block_for_few(config, layer, parts))

@@ -172,3 +172,28 @@ def rms_norm(x: FloatArray, weight: FloatArray, epsilon: float, out: FloatArray)
 def rotate(x: FloatArray, head_dim: int, cosines: FloatArray, sines: FloatArray) -> None: ...
 def gate(activation: int, gates: FloatArray, ups: FloatArray, out: FloatArray) -> None: ...
 def add(into: FloatArray, more: FloatArray) -> None: ...
+
+class DecoderBlock:
+    """A block of a decoder for few tokens (native/decoder_block.hpp); keeps its weights alive."""
+
+    def __init__(
+        self,
+        sizes: tuple[int, int, int, int, int],
+        numbers: tuple[float, float, float],
+        window: int,
+        activation: int,
+        norms: dict[str, FloatArray],
+        projections: tuple[
+            list[tuple[PackedIntegers, FloatArray | None]],
+            list[tuple[PackedIntegers, FloatArray | None]],
+            list[tuple[PackedIntegers, FloatArray | None]],
+            list[tuple[PackedIntegers, FloatArray | None]],
+        ],
+    ) -> None: ...
+    def forward(
+        self,
+        hidden: FloatArray,
+        texts: list[tuple[KeyValues, int]],
+        cosines: FloatArray | None,
+        sines: FloatArray | None,
+    ) -> None: ...

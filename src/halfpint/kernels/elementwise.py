@@ -13,8 +13,8 @@ import numpy as np
 from halfpint.kernels import _native
 from halfpint.tensors import FloatArray
 
-ACTIVATION_CODES: Mapping[str, int] = MappingProxyType({"silu": 0, "gelu_tanh": 1})
-"""What native code calls them."""
+ACTIVATIONS: Mapping[str, int] = MappingProxyType({"silu": 0, "gelu_tanh": 1})
+"""Numbers of activations in native code."""
 
 
 def rms_norm(x: FloatArray, weight: FloatArray, epsilon: float) -> FloatArray:
@@ -58,7 +58,7 @@ def gated(activation: str, gates: FloatArray, ups: FloatArray) -> FloatArray:
         `silu`, or `gelu_tanh`.
     """
     out = np.empty(gates.shape, np.float32)
-    _native.gate(ACTIVATION_CODES[activation], gates, ups, out)
+    _native.gate(ACTIVATIONS[activation], gates, ups, out)
     return out
 
 

@@ -23,7 +23,7 @@ from halfpint.errors import ShapeError
 from halfpint.formats import ggml
 from halfpint.formats.ggml import GgmlBlocks
 from halfpint.kernels import _native
-from halfpint.kernels.elementwise import ACTIVATION_CODES
+from halfpint.kernels.elementwise import ACTIVATIONS
 from halfpint.kernels.integer_packing import pack_integers, packs
 from halfpint.kernels.linear import Linear
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
@@ -145,6 +145,11 @@ class IntegerLinear:
     def is_integer(self) -> bool:
         """Whether products round activations to 8 bits."""
         return self._packed is not None
+
+    @property
+    def handle(self) -> _native.PackedIntegers | None:
+        """The packed weight; None where products take activations as they are."""
+        return self._packed
 
     @property
     def nbytes(self) -> int:
@@ -272,7 +277,7 @@ def multiply_gated(gate: IntegerLinear, up: IntegerLinear, x: Activations, activ
     if gate.shape != up.shape or gate.shape[1] != columns:
         raise ShapeError(f"{[tokens, columns]} for a gate of shape {list(gate.shape)} and {list(up.shape)} beside it")
     out = _on_lines(tokens, gate.shape[0])
-    _native.multiply_gated(gate._packed, up._packed, ACTIVATION_CODES[activation], x.handle, out)
+    _native.multiply_gated(gate._packed, up._packed, ACTIVATIONS[activation], x.handle, out)
     return out
 
 

@@ -54,6 +54,11 @@ class KeyValues:
         self.kv_heads, self.head_dim = kv_heads, head_dim
 
     @property
+    def handle(self) -> _native.KeyValues:
+        """What native code works on."""
+        return self._handle
+
+    @property
     def length(self) -> int:
         """Positions held."""
         return self._handle.length
