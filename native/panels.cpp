@@ -6,6 +6,7 @@
 
 #include "dispatch.hpp"
 #include "isa/streaming.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace halfpint {
@@ -98,7 +99,8 @@ void multiply_gated(const IntegerWeight& gate, const IntegerWeight& up, Activati
     const bool past_caches = is_past_caches(out, x.tokens().tokens, rows);
     parallel_for(panels.count() * chunks.count, 1, [&](std::size_t begin, std::size_t end) {
         constexpr std::size_t stride = Panels::kMostBlocks * kBlockRows, most = kMostTiles * kTileTokens * stride;
-        alignas(kLineBytes) float gates[most], ups[most];
+        thread_local const Scratch scratch(2 * most);  // 264 KB: stacks of threads have 512 KB on some systems
+        float *const gates = scratch.get(), *const ups = gates + most;
         for (std::size_t item = begin; item < end; ++item) {
             const std::size_t panel = item % panels.count(), chunk = item / panels.count();
             const std::size_t block = panels.begin(panel), last = panels.end(panel);
