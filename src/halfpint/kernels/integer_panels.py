@@ -6,7 +6,7 @@ their scales can hold at most. Activations get one scale per 32 columns, as with
 
 Measured on weights and activations of normal distribution, root mean square of the difference to the decoded weight
 times the activations as they are, of 2048 columns: 0.9 % with many tokens and 0.5 % with few; where one activation of
-200 is 15 times as large, 1.5 % and 1.0 %. Rounding weights again makes 0.7 % of it. The error of 4-bit weights
+200 is 15 times as large, 1.2 % and 1.0 %. Rounding weights again makes 0.7 % of it. The error of 4-bit weights
 themselves is 7 to 8 %.
 """
 
