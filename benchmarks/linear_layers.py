@@ -49,6 +49,8 @@ FIRST_OF_SHARED = frozenset(
     }
 )
 """Roles whose input is new; the others take that of the weight before them."""
+KEPT_BYTES = 64 << 20
+"""As a decoder keeps it (`halfpint.engine.decoder`), so that outputs are no new pages."""
 
 
 class Weights:
@@ -116,6 +118,7 @@ def main() -> None:
     if arguments.isa and not _native.force_isa(arguments.isa):
         raise SystemExit(f"this processor has no {arguments.isa}")
     reporting.print_setting()
+    machine.keep_freed_memory(KEPT_BYTES)
     started = time.perf_counter()
     weights = Weights(arguments.model)
     count = sum(map(len, weights.groups))

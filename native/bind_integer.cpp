@@ -42,7 +42,7 @@ public:
         return rounded_->tokens();
     }
 
-    // One scale per 64 columns, for many tokens: isa/panel.hpp.
+    // The same in tiles, for many tokens: isa/panel.hpp.
     const Tiles& tiles() {
         const std::lock_guard lock(mutex_);
         if (!tiles_) tiles_.emplace(x_.data(), tokens(), columns());
@@ -67,7 +67,7 @@ void copy_rounded(IntegerActivations& x, nb::ndarray<std::int8_t, nb::ndim<2>, n
     std::copy_n(rounded.scales, x.tokens() * groups, scales.data());
 }
 
-// The same of tiles: codes [tokens, columns padded to 256], scales [tokens, padded columns / 64].
+// The same of tiles: codes [tokens, columns padded to 256], scales [tokens, padded columns / 32].
 void copy_tiles(IntegerActivations& x, nb::ndarray<std::int8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> codes,
                 Output scales) {
     const Tiles& tiles = x.tiles();
@@ -86,26 +86,41 @@ const IntegerWeight& to_multiply(const PackedIntegers& packed, const IntegerActi
     return weight;
 }
 
-// With weights rounded to 8 bits, for many tokens.
-void forward_tiles(const PackedIntegers& packed, IntegerActivations& x, Output out) {
-    const IntegerWeight& weight = to_multiply(packed, x, out);
-    if (x.tokens() == 0) return;
-    float* output = out.data();
-    const nb::gil_scoped_release released;
-    multiply_tiles(weight, x.tiles(), output);
-}
-
-void multiply_integers(nb::list weights, IntegerActivations& x, nb::list outs) {
+std::vector<Factor> factors_of(nb::list weights, const IntegerActivations& x, nb::list outs) {
     require(weights.size() == outs.size(), "there is an output for each weight");
-    if (weights.size() == 0 || x.tokens() == 0) return;
     std::vector<Factor> factors;
     factors.reserve(weights.size());
     for (std::size_t i = 0; i < weights.size(); ++i) {
         const auto out = nb::cast<Output>(outs[i], false);
         factors.push_back({&to_multiply(nb::cast<const PackedIntegers&>(weights[i]), x, out), out.data()});
     }
+    return factors;
+}
+
+void multiply_integers(nb::list weights, IntegerActivations& x, nb::list outs) {
+    const std::vector<Factor> factors = factors_of(weights, x, outs);
+    if (factors.empty() || x.tokens() == 0) return;
     const nb::gil_scoped_release released;
     multiply(factors, x.rounded(), x.tokens());
+}
+
+// The same with weights rounded to 8 bits, for many tokens.
+void multiply_many(nb::list weights, IntegerActivations& x, nb::list outs) {
+    const std::vector<Factor> factors = factors_of(weights, x, outs);
+    if (factors.empty() || x.tokens() == 0) return;
+    const nb::gil_scoped_release released;
+    multiply_tiles(factors, x.tiles());
+}
+
+// activation(x @ gate.T) * (x @ up.T), for many tokens.
+void multiply_gated_many(const PackedIntegers& gate, const PackedIntegers& up, int activation, IntegerActivations& x,
+                         Output out) {
+    const IntegerWeight &first = to_multiply(gate, x, out), &second = to_multiply(up, x, out);
+    require(activation == 0 || activation == 1, "no such activation");
+    if (x.tokens() == 0) return;
+    float* output = out.data();
+    const nb::gil_scoped_release released;
+    multiply_gated(first, second, static_cast<Activation>(activation), x.tiles(), output);
 }
 
 }  // namespace
@@ -127,10 +142,12 @@ void bind_integer(nb::module_& module) {
         .def_prop_ro("nbytes", &PackedIntegers::nbytes)
         .def("pack", &PackedIntegers::pack, nb::arg("data"), nb::arg("scales").none(),
              nb::arg("zero_points").none(), nb::arg("scale_columns"))
-        .def("forward_tiles", &forward_tiles, nb::arg("x"), nb::arg("out"))
         .def("decode", &PackedIntegers::decode, nb::arg("out"))
         .def("gather", &PackedIntegers::gather, nb::arg("ids"), nb::arg("out"));
     module.def("multiply_integers", &multiply_integers, nb::arg("weights"), nb::arg("x"), nb::arg("outs"));
+    module.def("multiply_many", &multiply_many, nb::arg("weights"), nb::arg("x"), nb::arg("outs"));
+    module.def("multiply_gated", &multiply_gated_many, nb::arg("gate"), nb::arg("up"), nb::arg("activation"),
+               nb::arg("x"), nb::arg("out").noconvert());
 }
 
 }  // namespace halfpint

@@ -42,7 +42,7 @@ NB_MODULE(_native, module) {
     module.def("active_isa", [] { return std::string(isa_name(active_isa())); });
     module.def("best_isa", [] { return std::string(isa_name(best_isa())); });
     module.def("force_isa", [](const std::string& name) {
-        for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avx512, Isa::neon})
+        for (const Isa isa : {Isa::portable, Isa::avx2, Isa::avxvnni, Isa::avx512, Isa::neon})
             if (name == isa_name(isa)) return force_isa(isa);
         return false;
     });

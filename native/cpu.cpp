@@ -8,14 +8,26 @@
 namespace halfpint {
 
 #if defined(HALFPINT_X86)
-Isa best_isa() {
+bool has_isa(Isa isa) {
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                        __builtin_cpu_supports("avx512vnni");
-    if (avx512) return Isa::avx512;
-    return avx2 ? Isa::avx2 : Isa::portable;
+    switch (isa) {
+        case Isa::avx512:
+            return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                   __builtin_cpu_supports("avx512vnni");
+        case Isa::avxvnni: return avx2 && __builtin_cpu_supports("avxvnni");
+        case Isa::avx2: return avx2;
+        case Isa::neon: return false;
+        case Isa::portable: break;
+    }
+    return true;
+}
+
+Isa best_isa() {
+    for (const Isa isa : {Isa::avx512, Isa::avxvnni, Isa::avx2})
+        if (has_isa(isa)) return isa;
+    return Isa::portable;
 }
 
 std::vector<std::string> cpu_features() {
@@ -24,6 +36,7 @@ std::vector<std::string> cpu_features() {
     if (__builtin_cpu_supports("avx")) found.emplace_back("avx");
     if (__builtin_cpu_supports("avx2")) found.emplace_back("avx2");
     if (__builtin_cpu_supports("fma")) found.emplace_back("fma");
+    if (__builtin_cpu_supports("avxvnni")) found.emplace_back("avx_vnni");
     if (__builtin_cpu_supports("avx512f")) found.emplace_back("avx512f");
     if (__builtin_cpu_supports("avx512bw")) found.emplace_back("avx512bw");
     if (__builtin_cpu_supports("avx512dq")) found.emplace_back("avx512dq");
@@ -42,7 +55,9 @@ bool has_dot_products() {
 }
 }  // namespace
 
-Isa best_isa() { return has_dot_products() ? Isa::neon : Isa::portable; }
+bool has_isa(Isa isa) { return isa == Isa::portable || (isa == Isa::neon && has_dot_products()); }
+
+Isa best_isa() { return has_isa(Isa::neon) ? Isa::neon : Isa::portable; }
 
 std::vector<std::string> cpu_features() {
     std::vector<std::string> found{"neon"};
@@ -50,6 +65,8 @@ std::vector<std::string> cpu_features() {
     return found;
 }
 #else
+bool has_isa(Isa isa) { return isa == Isa::portable; }
+
 Isa best_isa() { return Isa::portable; }
 
 std::vector<std::string> cpu_features() { return {}; }
@@ -58,6 +75,7 @@ std::vector<std::string> cpu_features() { return {}; }
 const char* isa_name(Isa isa) {
     switch (isa) {
         case Isa::avx512: return "avx512";
+        case Isa::avxvnni: return "avxvnni";
         case Isa::avx2: return "avx2";
         case Isa::neon: return "neon";
         case Isa::portable: break;

@@ -5,8 +5,12 @@
 
 namespace halfpint {
 
-// Instruction sets that kernels are compiled for. avx512 includes avx2; neon, of ARM, has the dot product instructions.
-enum class Isa { portable = 0, avx2 = 1, avx512 = 2, neon = 3 };
+// Instruction sets that kernels are compiled for. avx512 includes avx2, and avxvnni is avx2 with dot products of 8-bit
+// integers, which only products with many tokens are compiled for; neon, of ARM, has the dot product instructions.
+enum class Isa { portable = 0, avx2 = 1, avx512 = 2, neon = 3, avxvnni = 4 };
+
+// Whether both this build and this processor have it.
+bool has_isa(Isa isa);
 
 // The best instruction set that both this build and this processor have.
 Isa best_isa();

@@ -25,6 +25,11 @@ HALFPINT_TABLES(HALFPINT_DECLARE)
 namespace avx2 {
 HALFPINT_TABLES(HALFPINT_DECLARE)
 }  // namespace avx2
+namespace avxvnni {
+using namespace avx2;  // but for:
+const PanelKernels& panel_kernels();
+const ProbeKernels& probe_kernels();
+}  // namespace avxvnni
 namespace avx512 {
 HALFPINT_TABLES(HALFPINT_DECLARE)
 }  // namespace avx512
@@ -44,8 +49,7 @@ std::atomic<Isa>& active() {
 Isa active_isa() { return active().load(); }
 
 bool force_isa(Isa isa) {
-    const Isa best = best_isa();
-    if (isa != Isa::portable && isa != best && !(isa == Isa::avx2 && best == Isa::avx512)) return false;
+    if (!has_isa(isa)) return false;
     active().store(isa);
     return true;
 }
@@ -55,6 +59,7 @@ bool force_isa(Isa isa) {
     const type& name() {                                 \
         switch (active_isa()) {                          \
             case Isa::avx512: return avx512::name();     \
+            case Isa::avxvnni: return avxvnni::name();   \
             case Isa::avx2: return avx2::name();         \
             case Isa::neon:                              \
             case Isa::portable: break;                   \

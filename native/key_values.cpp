@@ -10,7 +10,7 @@ namespace halfpint {
 namespace {
 
 // Rows that are worked on together: they share the reading of keys and values.
-constexpr std::size_t kItemRows = 32;
+constexpr std::size_t kItemRows = 64;
 // Products of queries and keys that are worth a thread: some 10 microseconds.
 constexpr std::size_t kLeastProducts = 1 << 17;
 

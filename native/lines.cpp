@@ -1,7 +1,10 @@
 #include "lines.hpp"
 
+#include <algorithm>
 #include <cstdlib>
+#include <mutex>
 #include <new>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -49,5 +52,50 @@ LineMemory::~LineMemory() {
 #endif
     ::operator delete(data_, std::align_val_t{kLine});
 }
+
+namespace {
+
+// Pieces that nobody uses, oldest first.
+class Shelf {
+public:
+    Shelf() { pieces_.reserve(kMostPieces); }  // giving must not fail
+
+    std::unique_ptr<LineMemory> take(std::size_t size) {
+        const std::unique_lock lock(mutex_, std::try_to_lock);  // a forked child may find it locked for ever
+        if (!lock.owns_lock()) return nullptr;
+        const auto fits = [size](const auto& piece) { return piece->size() >= size && piece->size() / 4 <= size; };
+        const auto found = std::find_if(pieces_.begin(), pieces_.end(), fits);
+        if (found == pieces_.end()) return nullptr;
+        std::unique_ptr<LineMemory> piece = std::move(*found);
+        pieces_.erase(found);
+        return piece;
+    }
+
+    void give(std::unique_ptr<LineMemory> piece) {
+        const std::unique_lock lock(mutex_, std::try_to_lock);
+        if (!lock.owns_lock() || piece->size() > kMostBytes) return;
+        if (pieces_.size() == kMostPieces) pieces_.erase(pieces_.begin());
+        pieces_.push_back(std::move(piece));
+    }
+
+private:
+    static constexpr std::size_t kMostPieces = 3, kMostBytes = std::size_t{8} << 20;
+    std::mutex mutex_;
+    std::vector<std::unique_ptr<LineMemory>> pieces_;
+};
+
+// Never destroyed: pieces may come back while static objects are.
+Shelf& shelf() {
+    static auto* const instance = new Shelf;
+    return *instance;
+}
+
+}  // namespace
+
+KeptLines::KeptLines(std::size_t size) : piece_(shelf().take(size)) {
+    if (!piece_) piece_ = std::make_unique<LineMemory>(size);
+}
+
+KeptLines::~KeptLines() { shelf().give(std::move(piece_)); }
 
 }  // namespace halfpint

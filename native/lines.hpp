@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 namespace halfpint {
 
@@ -20,6 +21,21 @@ public:
 private:
     std::uint8_t* data_;
     std::size_t size_;
+};
+
+// The same for what is needed for a moment, a thousand times: the last pieces given back are kept, as fresh pages of
+// megabytes cost as much as filling them.
+class KeptLines {
+public:
+    explicit KeptLines(std::size_t size);
+    ~KeptLines();
+    KeptLines(const KeptLines&) = delete;
+    KeptLines& operator=(const KeptLines&) = delete;
+
+    std::uint8_t* data() const { return piece_->data(); }
+
+private:
+    std::unique_ptr<LineMemory> piece_;
 };
 
 }  // namespace halfpint

@@ -120,7 +120,7 @@ std::uint64_t hash_of_panels(const PanelKernels& panels, const IntegerWeight& we
     tiles.records = memory.data() + (kLineBytes - beyond);
     panels.round(x.data(), tiles, 0, tiles.tiles());
     std::vector<float> out(kTokens * kRows);
-    panels.product(weight, 0, weight.row_blocks(), tiles, 0, tiles.tiles(), out.data());
+    panels.product(weight, 0, weight.row_blocks(), tiles, 0, tiles.tiles(), {out.data(), kRows, false});
     return hash_of(out.data(), out.size() * sizeof(float), hash);
 }
 

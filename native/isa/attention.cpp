@@ -24,7 +24,6 @@ namespace halfpint::HALFPINT_ISA {
 namespace {
 #define HALFPINT_STRINGIZE_(x) #x
 #define HALFPINT_STRINGIZE(x) HALFPINT_STRINGIZE_(x)
-
 #include "isa/floats.hpp"
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
@@ -41,6 +40,14 @@ struct Tile {
     std::ptrdiff_t ahead, values_ahead;  // from its keys and values to those of the next tile, in bytes
 };
 
+// The lowest score for positions outside [low, high) of a tile.
+inline Floats seen(Floats score, std::size_t vector, std::size_t low, std::size_t high) {
+    alignas(64) static constexpr float kLaneNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const auto all = [](std::size_t value) { return Floats::broadcast(static_cast<float>(value)); };
+    const Floats position = Floats::load(kLaneNumbers) + all(16 * vector), lowest = Floats::broadcast(kLowest);
+    return where_less(position, all(high), where_less(position, all(low), lowest, score), lowest);
+}
+
 // From products to shares, in place; `largest`, `total` and `mixed` of the row are corrected. Scores outside
 // [low, high) of the tile are not seen.
 void softmax_step(const Tile& tile, std::size_t low, std::size_t high, float cap, std::size_t columns, float* scores,
@@ -52,18 +59,12 @@ void softmax_step(const Tile& tile, std::size_t low, std::size_t high, float cap
         if (tile.key_scales != nullptr) score[i] = score[i] * Floats::load_f16(tile.key_scales + 16 * i);
         if (cap != 0)
             score[i] = hyperbolic_tangent(score[i] / Floats::broadcast(cap)) * Floats::broadcast(cap);
-        if (16 * i < low || 16 * (i + 1) > high) {
-            alignas(64) float lanes[16];
-            score[i].store(lanes);
-            for (std::size_t lane = 0; lane < 16; ++lane)
-                if (16 * i + lane < low || 16 * i + lane >= high) lanes[lane] = kLowest;
-            score[i] = Floats::load(lanes);
-        }
+        if (16 * i < low || 16 * (i + 1) > high) score[i] = seen(score[i], i, low, high);
         most = larger(most, score[i]);
     }
     const float new_largest = std::max(largest, largest_lane(most));
     if (new_largest > largest && total != 0) {
-        const Floats factor = exponential(Floats::broadcast(largest - new_largest));
+        const Floats factor = limited_exponential(Floats::broadcast(largest - new_largest));
         alignas(64) float factors[16];
         factor.store(factors);
         total *= factors[0];
@@ -73,7 +74,7 @@ void softmax_step(const Tile& tile, std::size_t low, std::size_t high, float cap
     largest = new_largest;
     Floats sum = Floats::broadcast(0.0f);
     for (std::size_t i = 0; i < kLaneBlocks; ++i) {
-        Floats share = exponential(score[i] - Floats::broadcast(new_largest));
+        Floats share = limited_exponential(score[i] - Floats::broadcast(new_largest));
         sum = sum + share;
         if (tile.value_scales != nullptr) share = share * Floats::load_f16(tile.value_scales + 16 * i);
         share.store(scores + 16 * i);
@@ -116,9 +117,8 @@ void item_with_tile(const AttentionTask& task, const AttentionItem& item, const 
     std::size_t row = 0;
     for (; row + kRows <= count; row += kRows)
         rows_with_tile<kRows>(task, item, row, tile, keys, values, queries, sums, scores);
-    if constexpr (kRows > 2)
-        for (; row + 2 <= count; row += 2)
-            rows_with_tile<2>(task, item, row, tile, keys, values, queries, sums, scores);
+    for (; kRows > 2 && row + 2 <= count; row += 2)
+        rows_with_tile<2>(task, item, row, tile, keys, values, queries, sums, scores);
     for (; row < count; ++row) rows_with_tile<1>(task, item, row, tile, keys, values, queries, sums, scores);
 }
 

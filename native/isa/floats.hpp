@@ -219,18 +219,23 @@ inline float sum_of_lanes(Floats a) {
 }
 #endif
 
-// Relative error below 2^-22.5; 0 below -87 and infinity above 88.
-inline Floats exponential(Floats x) {
-    const Floats floor = Floats::broadcast(-87.0f), ceiling = Floats::broadcast(88.0f);
-    const Floats limited = smaller(ceiling, larger(floor, x));  // in this order of operands NaN stays NaN
+// The same bits as `exponential`, for what is not above 88.
+inline Floats limited_exponential(Floats x) {
+    const Floats floor = Floats::broadcast(-87.0f);
+    const Floats limited = larger(floor, x);  // in this order of operands NaN stays NaN
     const Floats whole = rounded(limited * Floats::broadcast(1.44269504f));
     Floats rest = multiply_add(whole, Floats::broadcast(-0.693145752f), limited);  // ln 2 in two parts
     rest = multiply_add(whole, Floats::broadcast(-1.42860677e-6f), rest);
     Floats sum = Floats::broadcast(1.0f / 720);
     for (const float term : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
         sum = multiply_add(sum, rest, Floats::broadcast(term));
-    const Floats power = where_less(x, floor, Floats::broadcast(0.0f), sum * power_of_two(whole));
-    return where_less(ceiling, x, Floats::broadcast(std::numeric_limits<float>::infinity()), power);
+    return where_less(x, floor, Floats::broadcast(0.0f), sum * power_of_two(whole));
+}
+
+// Relative error below 2^-22.5; 0 below -87 and infinity above 88.
+inline Floats exponential(Floats x) {
+    const Floats ceiling = Floats::broadcast(88.0f), infinity = Floats::broadcast(std::numeric_limits<float>::infinity());
+    return where_less(ceiling, x, infinity, limited_exponential(smaller(ceiling, x)));
 }
 
 // 1 - 2 / (e^2x + 1): within 2e-7 of tanh.

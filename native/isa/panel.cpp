@@ -3,8 +3,10 @@
 // rounds the same operations in the same order.
 //
 // 64 rows at once read activations half as often as 32 do, which tells when those of all columns are more than the
-// second-level cache holds. Asking for the next tile's memory ahead made the product of 512 tokens 12 % faster.
+// second-level cache holds.
 #include "isa/panel.hpp"
+
+#include "isa/streaming.hpp"
 
 #include <array>
 #include <bit>
@@ -101,10 +103,18 @@ template <> struct PanelOf<IntegerKind::int6> : AffinePanel<6> {};
 template <> struct PanelOf<IntegerKind::int7> : AffinePanel<7> {};
 template <> struct PanelOf<IntegerKind::int8> : AffinePanel<8> {};
 
+// Sums over 32 columns begin with the bits of this number, 1.5 * 2^23. They are less than 2^21, so that their bits then
+// are those of this number plus the sum: they are floats without being converted, which took a twentieth of the time.
+constexpr float kSumBase = 12582912.0f;
+constexpr std::int32_t kSumBaseBits = std::bit_cast<std::int32_t>(kSumBase);
+static_assert(kWideColumns * 127 * 128 < std::size_t{1} << 21);
+static_assert(kGroupColumns % kWideColumns == 0);
+
 struct Record {
     alignas(kLineBytes) PanelCode codes[kSuperSteps * kTileTokens * kStepColumns];
-    std::int32_t starts[kSuperWides][kTileTokens];  // minus 128 times the sum of the codes
+    std::int32_t starts[kSuperWides][kTileTokens];  // kSumBaseBits less 128 times the sum of the codes
     float scales[kSuperWides][kTileTokens];
+    float offsets[kTileTokens];  // minus kSumBase times the sum of the scales
 };
 
 #include "isa/panel_tile.hpp"
@@ -149,7 +159,7 @@ constexpr auto kUnpackers = []<std::size_t... i>(std::index_sequence<i...>) {
     return std::array{&unpack<static_cast<IntegerKind>(i)>...};
 }(std::make_index_sequence<static_cast<std::size_t>(IntegerKind::count)>{});
 
-using AddTile = void (*)(const PanelCode*, const Record&, std::size_t, const float*, float*);
+using AddTile = void (*)(const PanelCode*, const Record&, std::size_t, const float*, bool, float*);
 
 template <int blocks>
 constexpr auto kTilesOf = []<int... i>(std::integer_sequence<int, i...>) {
@@ -180,62 +190,93 @@ struct Panel {
 
 constexpr std::size_t kTileSums = kTileTokens * kBlockRows;
 
-// Ask for memory that the next tile needs: its sums and record come from the second-level cache.
-inline void fetch(const std::uint8_t* bytes, std::size_t count) {
+// Ask for memory that the next tile needs: its record comes from the second-level cache. To ask for its sums, too, took
+// longer than waiting for them.
+inline void fetch(const void* memory, std::size_t count) {
+    const auto* bytes = static_cast<const std::uint8_t*>(memory);
     for (std::size_t i = 0; i < count; i += kLineBytes) __builtin_prefetch(bytes + i);
 }
 constexpr std::size_t kRecordPart = to_lines(sizeof(Record)) / kPanelBlocks;
 
-void multiply_panel(const Panel& panel, std::size_t blocks, const TileTokens& x, std::size_t super, std::size_t wides,
-                    std::size_t tile_begin, std::size_t tile_end, float* sums) {
+// The rows of a panel in the result. Every token has them on another page.
+struct PanelRows {
+    const IntegerWeight& weight;
+    std::size_t first;   // block of rows
+    std::size_t blocks;
+    const TileTokens& x;
+    PanelOutput out;     // of the panel's first row
+    std::size_t tile_begin;
+
+    void write_tile(std::size_t tile, const float* sums) const {
+        const std::size_t begin = tile * kTileTokens, end = std::min(begin + kTileTokens, x.tokens);
+        for (std::size_t token = begin; token < end; ++token, sums += kBlockRows) {
+            float* to = out.first + (token - tile_begin * kTileTokens) * out.stride;
+            std::size_t rows = std::min(blocks * kBlockRows, weight.rows - first * kBlockRows);
+            const float* from = sums;
+            for (; rows >= kBlockRows; rows -= kBlockRows, to += kBlockRows, from += kTileSums)
+                write_line(to, from, out.past_caches);
+            std::memcpy(to, from, rows * sizeof(float));
+        }
+    }
+};
+
+// The super-block of weights after this one, of some blocks of rows. While tiles pass by it is brought into the
+// second-level cache, a part with each: the processor does not guess that it will be read, and waited for memory.
+struct NextSuper {
+    const std::uint8_t* bytes;
+    std::size_t block_bytes;
+    std::size_t count;  // 0 after the last one
+
+    void fetch_part(std::size_t blocks, std::size_t part, std::size_t parts) const {
+        const std::size_t lines = count / kLineBytes;
+        for (std::size_t line = part * lines / parts; line < (part + 1) * lines / parts; ++line)
+            for (std::size_t block = 0; block < blocks; ++block)
+                __builtin_prefetch(bytes + block * block_bytes + line * kLineBytes, 0, 2);
+    }
+};
+
+// Add a super-block of columns to the sums of all tiles; after the last one they are written to their places.
+void multiply_panel(const Panel& panel, const PanelRows& rows, const NextSuper& after, std::size_t super,
+                    std::size_t wides, std::size_t tile_begin, std::size_t tile_end, float* sums) {
+    const TileTokens& x = rows.x;
+    const bool last = super + 1 == x.supers();
     for (std::size_t tile = tile_begin; tile < tile_end; ++tile, sums += kPanelBlocks * kTileSums) {
+        after.fetch_part(rows.blocks, tile - tile_begin, tile_end - tile_begin);
         const auto& record = *reinterpret_cast<const Record*>(x.record(super, tile));
         const std::size_t tokens = std::min(kTileTokens, x.tokens - tile * kTileTokens);
         const auto* next = reinterpret_cast<const std::uint8_t*>(&record + 1);
-        for (std::size_t block = 0; block < blocks; block += kTileBlocks) {
-            float* here = sums + block * kTileSums;
-            fetch(reinterpret_cast<const std::uint8_t*>(here + kPanelBlocks * kTileSums),
-                  kTileBlocks * kTileSums * sizeof(float));
+        for (std::size_t block = 0; block < rows.blocks; block += kTileBlocks) {
             fetch(next + block * kRecordPart, kTileBlocks * kRecordPart);
-            tile_of(std::min(kTileBlocks, blocks - block), tokens)(panel.codes[block], record, wides,
-                                                                   panel.scales[block], here);
+            tile_of(std::min(kTileBlocks, rows.blocks - block), tokens)(panel.codes[block], record, wides,
+                                                                        panel.scales[block], super == 0,
+                                                                        sums + block * kTileSums);
         }
-    }
-}
-
-void write_sums(const IntegerWeight& weight, std::size_t first, std::size_t blocks, const TileTokens& x,
-                std::size_t tile_begin, std::size_t tile_end, const float* sums, float* out) {
-    for (std::size_t token = tile_begin * kTileTokens; token < std::min(tile_end * kTileTokens, x.tokens); ++token) {
-        const std::size_t tile = token / kTileTokens - tile_begin;
-        const float* from = sums + tile * kPanelBlocks * kTileSums + token % kTileTokens * kBlockRows;
-        for (std::size_t i = 0; i < blocks; ++i) {
-            const std::size_t row = (first + i) * kBlockRows;
-            std::memcpy(out + token * weight.rows + row, from + i * kTileSums,
-                        std::min(kBlockRows, weight.rows - row) * sizeof(float));
-        }
+        if (last) rows.write_tile(tile, sums);
     }
 }
 
 void product(const IntegerWeight& weight, std::size_t block_begin, std::size_t block_end, const TileTokens& x,
-             std::size_t tile_begin, std::size_t tile_end, float* out) {
+             std::size_t tile_begin, std::size_t tile_end, const PanelOutput& out) {
     alignas(kLineBytes) float sums[kMostTiles * kPanelBlocks * kTileSums];
     Panel panel;
     std::memset(panel.codes, 0, sizeof panel.codes);
     for (std::size_t first = block_begin; first < block_end; first += kPanelBlocks) {
-        const std::size_t blocks = std::min(kPanelBlocks, block_end - first);
-        std::memset(sums, 0, (tile_end - tile_begin) * kPanelBlocks * kTileSums * sizeof(float));
+        const PanelOutput here{out.first + (first - block_begin) * kBlockRows, out.stride, out.past_caches};
+        const PanelRows rows{weight, first, std::min(kPanelBlocks, block_end - first), x, here, tile_begin};
         std::size_t offset = row_header_bytes(weight);
         for (std::size_t super = 0; super < x.supers(); ++super) {
             const std::size_t groups = std::min(kSuperGroups, weight.groups() - super * kSuperGroups);
-            panel.fill(weight, first, blocks, offset, groups);
-            multiply_panel(panel, blocks, x, super, (groups + 1) / 2, tile_begin, tile_end, sums);
+            panel.fill(weight, first, rows.blocks, offset, groups);
             offset += super_bytes(weight, groups);
+            const NextSuper after{weight.data + first * weight.block_bytes + offset, weight.block_bytes,
+                                  std::min(super_bytes(weight, groups), weight.block_bytes - offset)};
+            multiply_panel(panel, rows, after, super, groups * kGroupColumns / kWideColumns, tile_begin, tile_end, sums);
         }
-        write_sums(weight, first, blocks, x, tile_begin, tile_end, sums, out);
     }
+    if (out.past_caches) finish_streams();
 }
 
-// 64 columns of one token; gives minus 128 times the sum of the codes.
+// 32 columns of one token; gives Record::starts.
 inline std::int32_t round_wide(const float* x, std::int8_t* codes, float& scale) {
     std::int32_t largest = 0;  // magnitudes order like their bits, infinity and NaN above all
     for (std::size_t i = 0; i < kWideColumns; ++i) {
@@ -247,17 +288,16 @@ inline std::int32_t round_wide(const float* x, std::int8_t* codes, float& scale)
     const bool finite = largest < 0x7f800000, useful = finite && magnitude >= kLeastMagnitude;
     const float inverse = useful ? 127.0f / magnitude : 0.0f;
     scale = useful ? magnitude / 127.0f : finite ? 0.0f : std::numeric_limits<float>::quiet_NaN();
-    constexpr float magic = 12582912.0f;  // 1.5 * 2^23: a sum with it has no fraction, and is rounded to even
     std::int32_t sum = 0;
     for (std::size_t i = 0; i < kWideColumns; ++i) {
-        const float moved = (useful ? x[i] : 0.0f) * inverse + magic;
+        const float moved = (useful ? x[i] : 0.0f) * inverse + kSumBase;  // has no fraction: rounded to even
         std::int32_t bits;
         std::memcpy(&bits, &moved, sizeof bits);
-        const std::int32_t code = bits - 0x4b400000;
+        const std::int32_t code = bits - kSumBaseBits;
         codes[i] = static_cast<std::int8_t>(code);
         sum += code;
     }
-    return -128 * sum;
+    return kSumBaseBits - 128 * sum;
 }
 
 void round_into(const float* x, std::size_t columns, std::size_t token, Record& record) {
@@ -277,6 +317,9 @@ void round_into(const float* x, std::size_t columns, std::size_t token, Record& 
             for (std::size_t i = 0; i < kStepColumns; ++i)
                 record.codes[code_index(wide * kWideSteps + step, token, i)] = codes[step * kStepColumns + i];
     }
+    float sum = 0;
+    for (const auto& wide : record.scales) sum += wide[token];
+    record.offsets[token] = -kSumBase * sum;
 }
 
 void round(const float* x, const TileTokens& to, std::size_t tile_begin, std::size_t tile_end) {

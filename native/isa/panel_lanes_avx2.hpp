@@ -1,8 +1,14 @@
 // panel_lanes.hpp for AVX2: a panel's codes are numbers of 16 bits. vpmaddwd adds their products in 32 bits, two
-// columns at once, and cannot overflow; bytes (vpmaddubsw, a sign for each, vpmaddwd) take as many instructions.
+// columns at once, and cannot overflow; bytes (vpmaddubsw, a sign for each, vpmaddwd) take as many instructions. With
+// AVX-VNNI they are bytes, stored plus 128.
 
+#if defined(__AVXVNNI__)
+using PanelCode = std::int8_t;
+constexpr std::int32_t kPanelOffset = 128 + 0x8000;
+#else
 using PanelCode = std::int16_t;
 constexpr std::int32_t kPanelOffset = 128;
+#endif
 
 struct Shorts {
     __m256i low, high;  // rows 0 to 7, and 8 to 15
@@ -47,6 +53,17 @@ inline Shorts scaled(Shorts a, Shorts m, Shorts o) {
     return {_mm256_add_epi16(_mm256_mulhrs_epi16(a.low, m.low), o.low),
             _mm256_add_epi16(_mm256_mulhrs_epi16(a.high, m.high), o.high)};
 }
+#if defined(__AVXVNNI__)
+inline __m256i join_columns(__m256i even, __m256i odd) {
+    const __m256i mask = _mm256_set1_epi16(static_cast<short>(0xff00));
+    return _mm256_or_si256(_mm256_srli_epi16(even, 8), _mm256_and_si256(odd, mask));
+}
+inline void store_panel(Pair values, PanelCode* line) {
+    auto* halves = reinterpret_cast<__m256i*>(line);
+    _mm256_store_si256(halves, join_columns(values.even.low, values.odd.low));
+    _mm256_store_si256(halves + 1, join_columns(values.even.high, values.odd.high));
+}
+#else
 // Rows 0 to 7 of columns 0 and 2, of columns 1 and 3, then rows 8 to 15.
 inline void store_panel(Pair values, PanelCode* line) {
     auto* words = reinterpret_cast<__m256i*>(line);
@@ -55,3 +72,4 @@ inline void store_panel(Pair values, PanelCode* line) {
     _mm256_store_si256(words + 2, _mm256_srai_epi16(values.even.high, 8));
     _mm256_store_si256(words + 3, _mm256_srai_epi16(values.odd.high, 8));
 }
+#endif

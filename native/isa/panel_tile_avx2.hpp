@@ -25,21 +25,23 @@ HALFPINT_INLINE void add_two_columns(const PanelCode* low, const PanelCode* high
 }
 
 template <int blocks, int tokens>
-void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, float* sums) {
-    alignas(32) float wide_sums[tokens][kBlockRows] = {};  // there are not registers enough for them
+void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, bool is_first,
+              float* sums) {
+    alignas(32) float wide_sums[tokens][kBlockRows];  // there are not registers enough for them
+    for (int token = 0; token < tokens; ++token) store_floats(floats(record.offsets[token]), wide_sums[token]);
     const PanelCode* x = record.codes;
     for (std::size_t wide = 0; wide < wides; ++wide) {
         __m256i products[tokens][2];
-        for (auto& token : products) token[0] = token[1] = _mm256_setzero_si256();
+        for (auto& token : products) token[0] = token[1] = _mm256_set1_epi32(kSumBaseBits);
         for (std::size_t step = 0; step < kWideSteps; ++step, panel += kPanelLine, x += code_index(1, 0, 0)) {
             add_two_columns<tokens>(panel, panel + 32, x, products);
             add_two_columns<tokens>(panel + 16, panel + 48, x + code_index(0, 0, 1), products);
         }
         for (int token = 0; token < tokens; ++token) {
-            const Floats sum = to_floats(Ints{products[token][0], products[token][1]});
+            const Floats sum = as_floats(Ints{products[token][0], products[token][1]});
             store_floats(fma(sum, floats(record.scales[wide][token]), load_sums(wide_sums[token])), wide_sums[token]);
         }
     }
     for (int token = 0; token < tokens; ++token, sums += kBlockRows)
-        store_floats(fma(load_sums(wide_sums[token]), load_sums(scales), load_sums(sums)), sums);
+        store_floats(fma(load_sums(wide_sums[token]), load_sums(scales), sums_before(is_first, sums)), sums);
 }

@@ -17,8 +17,8 @@ inline void add_products(__m512i (&sums)[2], const __m512i (&lines)[2], __m512i 
         : "v"(lines[0]), "v"(lines[1]), "v"(x));
 }
 
-// Products of 64 columns with `blocks` times 16 rows. Bytes of panels are stored plus 128: sums start at minus 128
-// times the sum of x.
+// Products of 32 columns with `blocks` times 16 rows. Bytes of panels are stored plus 128: for that sums start lower by
+// 128 times the sum of x.
 template <int blocks, int tokens>
 HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record, std::size_t wide,
                                    __m512i (&products)[tokens][blocks]) {
@@ -27,7 +27,7 @@ HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record,
             products[token][block] = _mm512_set1_epi32(record.starts[wide][token]);
     panel += wide * kWideSteps * blocks * kPanelLine;
     const PanelCode* x = record.codes + code_index(wide * kWideSteps, 0, 0);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (std::size_t step = 0; step < kWideSteps; ++step) {
         __m512i lines[blocks];
         for (int block = 0; block < blocks; ++block) lines[block] = _mm512_load_si512(panel + block * kPanelLine);
@@ -42,23 +42,25 @@ HALFPINT_INLINE void wide_products(const PanelCode* panel, const Record& record,
 }
 
 template <int blocks, int tokens>
-void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, float* sums) {
+void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, bool is_first,
+              float* sums) {
     Floats wide_sums[tokens][blocks];
-    for (auto& token : wide_sums)
-        for (Floats& sum : token) sum = floats(0);
+    for (int token = 0; token < tokens; ++token)
+        for (Floats& sum : wide_sums[token]) sum = floats(record.offsets[token]);
     for (std::size_t wide = 0; wide < wides; ++wide) {
         __m512i products[tokens][blocks];
         wide_products<blocks, tokens>(panel, record, wide, products);
         for (int token = 0; token < tokens; ++token)
             for (int block = 0; block < blocks; ++block)
-                wide_sums[token][block] = fma(_mm512_cvtepi32_ps(products[token][block]),
+                wide_sums[token][block] = fma(_mm512_castsi512_ps(products[token][block]),
                                               floats(record.scales[wide][token]), wide_sums[token][block]);
     }
+    const __mmask16 held = is_first ? 0 : 0xffff;  // as sums_before
     for (std::size_t block = 0; block < blocks; ++block) {
         const Floats row_scales = load_sums(scales + block * kBlockRows);
         for (int token = 0; token < tokens; ++token) {
             float* at = sums + (block * kTileTokens + static_cast<std::size_t>(token)) * kBlockRows;
-            store_floats(fma(wide_sums[token][block], row_scales, load_sums(at)), at);
+            store_floats(fma(wide_sums[token][block], row_scales, _mm512_maskz_loadu_ps(held, at)), at);
         }
     }
 }

@@ -24,22 +24,24 @@ HALFPINT_INLINE void add_step(const PanelCode* line, const PanelCode* x, int32x4
 }
 
 template <int blocks, int tokens>
-void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, float* sums) {
-    alignas(16) float wide_sums[tokens][kBlockRows] = {};  // there are not registers enough for them
+void add_tile(const PanelCode* panel, const Record& record, std::size_t wides, const float* scales, bool is_first,
+              float* sums) {
+    alignas(16) float wide_sums[tokens][kBlockRows];  // there are not registers enough for them
+    for (int token = 0; token < tokens; ++token) store_floats(floats(record.offsets[token]), wide_sums[token]);
     const PanelCode* x = record.codes;
     for (std::size_t wide = 0; wide < wides; ++wide) {
         int32x4_t products[tokens][4];
         for (auto& token : products)
-            for (int32x4_t& quarter : token) quarter = vdupq_n_s32(0);
+            for (int32x4_t& quarter : token) quarter = vdupq_n_s32(kSumBaseBits);
         for (std::size_t step = 0; step < kWideSteps; ++step, panel += kPanelLine, x += code_index(1, 0, 0))
             add_step<tokens>(panel, x, products);
         for (int token = 0; token < tokens; ++token) {
             Ints all;
             for (int i = 0; i < 4; ++i) all.quarter[i] = products[token][i];
-            store_floats(fma(to_floats(all), floats(record.scales[wide][token]), load_sums(wide_sums[token])),
+            store_floats(fma(as_floats(all), floats(record.scales[wide][token]), load_sums(wide_sums[token])),
                          wide_sums[token]);
         }
     }
     for (int token = 0; token < tokens; ++token, sums += kBlockRows)
-        store_floats(fma(load_sums(wide_sums[token]), load_sums(scales), load_sums(sums)), sums);
+        store_floats(fma(load_sums(wide_sums[token]), load_sums(scales), sums_before(is_first, sums)), sums);
 }

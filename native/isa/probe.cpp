@@ -32,14 +32,19 @@ inline Words load(const std::uint64_t* from) {
 }
 inline Words add(Words a, Words b) { return _mm256_add_epi64(a, b); }
 constexpr std::size_t kMultiplies = 32;
-constexpr const char* kInstruction = "vpmaddubsw, 256 bits";
 using Sum = __m256i;
 inline Sum no_sum() { return _mm256_setzero_si256(); }
+#if defined(__AVXVNNI__)
+constexpr const char* kInstruction = "vpdpbusd, 256 bits";
+inline void multiply_once(Sum& sum, Sum a, Sum b) { asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
+#else
+constexpr const char* kInstruction = "vpmaddubsw, 256 bits";
 // Sums in 16 bits: widening them to 32 is needed once in many products, and is not counted.
 inline void multiply_once(Sum& sum, Sum a, Sum b) {
     Sum product;
     asm("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a), "x"(b));
 }
+#endif
 #else
 using Words = std::uint64_t;
 inline Words no_words() { return 0; }

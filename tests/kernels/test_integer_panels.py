@@ -10,16 +10,20 @@ from test_integer_linear import BLOCKS_OF_32, RAGGED, TABLE, activations, bits, 
 from test_linear import random_parts
 
 from halfpint import formats
+from halfpint.errors import ShapeError
 from halfpint.formats import ggml
 from halfpint.formats.affine import Affine
 from halfpint.formats.ggml import GgmlBlocks
 from halfpint.kernels import _native
+from halfpint.kernels.elementwise import gated
 from halfpint.kernels.integer_linear import (
     FEW_TOKENS,
     WIDE_COLUMNS,
     Activations,
     IntegerLinear,
     error_bound,
+    multiply,
+    multiply_gated,
     reference_forward,
     reference_round,
 )
@@ -94,6 +98,51 @@ def test_more_tokens_than_one_sweep_takes():
     together = packed.forward(x)
     parts = [packed.forward(x[begin : begin + 110]) for begin in range(0, 1100, 110)]
     assert np.array_equal(bits(together), bits(np.concatenate(parts)))
+
+
+@pytest.mark.parametrize("tokens", [MANY, 40])
+def test_the_company_of_a_weight_changes_no_bit(tokens, isa):
+    shapes = [("q4_k", 49), ("q6_k", 130), ("int4-g128", 16), ("q4_k", 1)]
+    weights = [IntegerLinear(random_parts(formats.by_name(name), rows, 512)) for name, rows in shapes]
+    x = Activations(activations(tokens, 512))
+    for weight, out in zip(weights, multiply(weights, x), strict=True):
+        assert np.array_equal(bits(out), bits(weight.forward(x)))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize(("rows", "tokens"), [(17, MANY), (64, 13), (130, 40), (70, 1100)])
+def test_gating_in_one_gives_the_bits_of_its_parts(rows, tokens, activation, isa):
+    gate, up = (IntegerLinear(random_parts(formats.by_name(name), rows, 256)) for name in ("q4_k", "q6_k"))
+    x = Activations(activations(tokens, 256))
+    expected = gated(activation, gate.forward(x), up.forward(x))
+    assert np.array_equal(bits(multiply_gated(gate, up, x, activation)), bits(expected))
+
+
+@pytest.mark.parametrize("rows", [1024, 1030])
+def test_results_larger_than_a_cache(rows, isa):
+    """They are written past the caches where rows begin on lines: the bits of smaller ones, which are not."""
+    gate, up = (IntegerLinear(random_parts(formats.by_name(name), rows, 256)) for name in ("q4_k", "q8_0"))
+    x = activations(520, 256)
+    parts = [x[begin : begin + 130] for begin in range(0, 520, 130)]
+    expected = np.concatenate([gate.forward(part) for part in parts])
+    assert expected.nbytes > 2 << 20
+    assert np.array_equal(bits(gate.forward(x)), bits(expected))
+    beside_lines = np.empty(expected.size + 1, np.float32)[1:].reshape(expected.shape)
+    _native.multiply_many([gate._packed], Activations(x).handle, [beside_lines])
+    assert np.array_equal(bits(beside_lines), bits(expected))
+    expected = np.concatenate([multiply_gated(gate, up, Activations(part), "silu") for part in parts])
+    assert np.array_equal(bits(multiply_gated(gate, up, Activations(x), "silu")), bits(expected))
+
+
+def test_gating_in_one_is_for_many_tokens_and_integers():
+    packed = IntegerLinear(random_parts(formats.by_name("q4_k"), 20, 256))
+    plain = IntegerLinear(np.zeros((20, 256), np.float32))
+    few, many = Activations(activations(FEW_TOKENS, 256)), Activations(activations(MANY, 256))
+    assert multiply_gated(packed, packed, few, "silu") is None
+    assert multiply_gated(plain, packed, many, "silu") is None
+    other = IntegerLinear(random_parts(formats.by_name("q4_k"), 30, 256))
+    with pytest.raises(ShapeError, match="20, 256"):
+        multiply_gated(packed, other, many, "silu")
 
 
 @pytest.mark.parametrize("name", ["q4_k", "iq4_xs", "int4-g128"])

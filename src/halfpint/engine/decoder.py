@@ -76,9 +76,15 @@ class Ends:
         return hidden
 
     def head(self, hidden: FloatArray) -> FloatArray:
-        """Score every token of the vocabulary: float32 [..., hidden_size] -> float32 [..., vocab_size]."""
+        """Score every token of the vocabulary: float32 [..., hidden_size] -> float32 [..., vocab_size].
+
+        Always in exact integer products: noise of the head goes into scores as it is, and it is hardly ever asked for
+        many tokens at once.
+        """
         rows = np.ascontiguousarray(hidden.reshape(-1, hidden.shape[-1]))
-        logits = self.output.forward(rms_norm(rows, self.final_norm, self.config.norm_epsilon))
+        normed = rms_norm(rows, self.final_norm, self.config.norm_epsilon)
+        output = self.output
+        logits = output.forward(normed, exact=True) if isinstance(output, IntegerLinear) else output.forward(normed)
         return softcap(logits, self.config.logit_softcap).reshape(*hidden.shape[:-1], -1)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from halfpint.engine.routing import Routes, Routing
 from halfpint.engine.steps import Held, Products, Steps
-from halfpint.engine.weights import Parts
+from halfpint.engine.weights import Parts, Projection
 from halfpint.families import ModelConfig, Role
 from halfpint.kernels.elementwise import gated
 from halfpint.tensors import FloatArray
@@ -35,17 +35,30 @@ def mlp(parts: Parts, config: ModelConfig, inner: Callable[[], FloatArray], resi
         return (yield from _mixture(parts, config, inner()))
     projections = parts.projections
     fused = projections.get(Role.MLP_GATE_UP)
-    first = (projections[Role.MLP_GATE], projections[Role.MLP_UP]) if fused is None else (fused,)
+    down = (projections[Role.MLP_DOWN],)
     # Nested, so that nothing but the request holds its input while this waits.
-    outputs: Sequence[FloatArray] = yield Products(
-        (projections[Role.MLP_DOWN],), _gated(config, (yield Products(first, inner()))), residual
-    )
+    outputs: Sequence[FloatArray]
+    if fused is None:
+        first = (projections[Role.MLP_GATE], projections[Role.MLP_UP])
+        outputs = yield Products(down, _gated(config, (yield _first(first, config, inner()))), residual)
+    else:
+        outputs = yield Products(down, _split(config, (yield Products((fused,), inner()))), residual)
     return outputs[0]
 
 
+def _first(projections: tuple[Projection, Projection], config: ModelConfig, x: FloatArray) -> Products:
+    """Ask for a gate and its partner, whose outputs will be gated."""
+    return Products(projections, x, gated_by=config.activation)
+
+
 def _gated(config: ModelConfig, outputs: Sequence[FloatArray]) -> FloatArray:
-    """Activate the gate's output and multiply it with the other; one output holds both side by side."""
-    gate, up = outputs if len(outputs) == 2 else np.split(outputs[0], 2, axis=-1)
+    """Activate the gate's output and multiply it with the other, unless who answered has done it."""
+    return outputs[0] if len(outputs) == 1 else gated(config.activation, outputs[0], outputs[1])
+
+
+def _split(config: ModelConfig, outputs: Sequence[FloatArray]) -> FloatArray:
+    """The same of one output that holds both side by side."""
+    gate, up = np.split(outputs[0], 2, axis=-1)
     return gated(config.activation, gate, up)
 
 
@@ -58,6 +71,6 @@ def _mixture(parts: Parts, config: ModelConfig, x: FloatArray) -> Steps:
         tokens, places = np.nonzero(routes.chosen == expert)
         first = (parts.experts[Role.EXPERT_GATE, expert], parts.experts[Role.EXPERT_UP, expert])
         down = (parts.experts[Role.EXPERT_DOWN, expert],)
-        (outputs,) = yield Products(down, _gated(config, (yield Products(first, x[tokens]))))
+        (outputs,) = yield Products(down, _gated(config, (yield _first(first, config, x[tokens]))))
         out[tokens] += outputs * routes.shares[tokens, places, np.newaxis]
     return out

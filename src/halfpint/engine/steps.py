@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from halfpint.engine.routing import Routing, route
-from halfpint.engine.weights import Projection, project
+from halfpint.engine.weights import Projection, project, project_gated
 from halfpint.kernels.integer_linear import Activations
 from halfpint.tensors import FloatArray
 
@@ -68,11 +68,14 @@ class Products(NamedTuple):
     residual : Held or None
         The hidden state, float32 [sequences, tokens, hidden_size], that the output is added to as it is; None when
         something happens to it first (a norm, an activation, a share of an expert).
+    gated_by : str
+        The activation, where the first output is a gate of the second: who answers may gate them, and give one array.
     """
 
     projections: tuple[Projection, ...]
     x: FloatArray
     residual: Held | None = None
+    gated_by: str = ""
 
 
 Steps = Generator["Products | Routing", Any, FloatArray]
@@ -85,7 +88,12 @@ Perform = Callable[[Products], Sequence[FloatArray]]
 
 def perform(request: Products) -> Sequence[FloatArray]:
     """Carry out products with the weights as they are held."""
-    return project(request.projections, Activations(request.x))  # rounded once, if at all
+    x = Activations(request.x)  # rounded once, if at all
+    if request.gated_by:
+        gated = project_gated(request.projections, x, request.gated_by)
+        if gated is not None:
+            return (gated,)
+    return project(request.projections, x)
 
 
 def run(steps: Steps, perform: Perform = perform) -> FloatArray:

@@ -11,7 +11,7 @@ import numpy as np
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError
 from halfpint.families import FAMILIES, NORM_ROLES, ModelConfig, Role, TensorRole
-from halfpint.kernels.integer_linear import Activations, IntegerLinear, multiply
+from halfpint.kernels.integer_linear import Activations, IntegerLinear, multiply, multiply_gated
 from halfpint.kernels.linear import Linear, decoded
 from halfpint.tensors import Array, FloatArray, QuantizedTensor, TensorSpec
 
@@ -57,6 +57,15 @@ def project(projections: Sequence[Projection], x: Activations) -> list[FloatArra
         if projection.bias is not None:
             products[index] += projection.bias
     return products
+
+
+def project_gated(projections: Sequence[Projection], x: Activations, activation: str) -> FloatArray | None:
+    """Give activation(first projection) * (second projection), or None where this is not one product."""
+    gate, up = (projection.linear for projection in projections)
+    biased = any(projection.bias is not None for projection in projections)
+    if biased or not isinstance(gate, IntegerLinear) or not isinstance(up, IntegerLinear):
+        return None
+    return multiply_gated(gate, up, x, activation)
 
 
 def model_tensors(config: ModelConfig) -> tuple[TensorRole, ...]:

@@ -23,6 +23,7 @@ from halfpint.errors import ShapeError
 from halfpint.formats import ggml
 from halfpint.formats.ggml import GgmlBlocks
 from halfpint.kernels import _native
+from halfpint.kernels.elementwise import ACTIVATIONS
 from halfpint.kernels.integer_packing import pack_integers, packs
 from halfpint.kernels.linear import Linear
 from halfpint.tensors import Array, FloatArray, QuantizedTensor
@@ -33,8 +34,10 @@ GROUP_COLUMNS = 32
 FEW_TOKENS = 8
 """Up to so many tokens get the exact integer product; more of them another one."""
 
-WIDE_COLUMNS = 64
+WIDE_COLUMNS = 32
 """Columns of activations that share a scale where there are many tokens."""
+
+_LINE_FLOATS = 16
 
 LEAST_MAGNITUDE = np.float32(2.0**-100)
 """A group of activations whose values are all smaller becomes zeros."""
@@ -221,7 +224,7 @@ class IntegerLinear:
 def multiply(weights: Sequence[IntegerLinear], x: Activations, *, exact: bool = False) -> list[FloatArray]:
     """Multiply the same activations with several weights: what `IntegerLinear.forward` gives for each.
 
-    Few tokens go through all weights in one piece of work, shared among threads as if they were one weight.
+    All weights are one piece of work, shared among threads as if they were one weight.
 
     Raises
     ------
@@ -230,7 +233,6 @@ def multiply(weights: Sequence[IntegerLinear], x: Activations, *, exact: bool = 
     """
     tokens, columns = x.handle.tokens, x.handle.columns
     outs, packed, packed_outs = [], [], []
-    few = exact or tokens <= FEW_TOKENS
     for weight in weights:
         rows, expected = weight._shape
         if columns != expected:
@@ -238,16 +240,54 @@ def multiply(weights: Sequence[IntegerLinear], x: Activations, *, exact: bool = 
         if weight._packed is None:
             out = weight._held.forward(x.values)
         else:
-            out = np.empty((tokens, rows), np.float32)
-            if few:
-                packed.append(weight._packed)
-                packed_outs.append(out)
-            else:
-                weight._packed.forward_tiles(x.handle, out)
+            out = _on_lines(tokens, rows)
+            packed.append(weight._packed)
+            packed_outs.append(out)
         outs.append(out)
     if packed:
-        _native.multiply_integers(packed, x.handle, packed_outs)
+        product = _native.multiply_integers if exact or tokens <= FEW_TOKENS else _native.multiply_many
+        product(packed, x.handle, packed_outs)
     return outs
+
+
+def multiply_gated(gate: IntegerLinear, up: IntegerLinear, x: Activations, activation: str) -> FloatArray | None:
+    """Multiply many tokens with a gate and its partner, and gate: the bits of `multiply` and `elementwise.gated`.
+
+    Parameters
+    ----------
+    gate, up : IntegerLinear [rows, columns]
+    x : Activations [tokens, columns]
+    activation : str
+        As for `elementwise.gated`.
+
+    Returns
+    -------
+    float32 [tokens, rows] or None
+        activation(x @ gate.T) * (x @ up.T); None where that is not done in one: for `FEW_TOKENS` tokens or fewer, and
+        for weights that are not held in integers.
+
+    Raises
+    ------
+    ShapeError
+        If the three do not fit.
+    """
+    tokens, columns = x.shape
+    if tokens <= FEW_TOKENS or gate._packed is None or up._packed is None:
+        return None
+    if gate.shape != up.shape or gate.shape[1] != columns:
+        raise ShapeError(f"{[tokens, columns]} for a gate of shape {list(gate.shape)} and {list(up.shape)} beside it")
+    out = _on_lines(tokens, gate.shape[0])
+    _native.multiply_gated(gate._packed, up._packed, ACTIVATIONS[activation], x.handle, out)
+    return out
+
+
+def _on_lines(tokens: int, rows: int) -> FloatArray:
+    """Make room for float32 [tokens, rows]; for many tokens it begins on a line of caches, to be written past them."""
+    if tokens <= FEW_TOKENS:
+        return np.empty((tokens, rows), np.float32)
+    room = np.empty(tokens * rows + _LINE_FLOATS, np.float32)
+    begin = -(room.__array_interface__["data"][0] // room.itemsize) % _LINE_FLOATS
+    return room[begin : begin + tokens * rows].reshape(tokens, rows)
 
 
 def reference_round(x: FloatArray, group_columns: int = GROUP_COLUMNS) -> tuple[Array, FloatArray]:

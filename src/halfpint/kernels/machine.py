@@ -17,6 +17,7 @@ from halfpint.kernels import _native
 NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "avx512": frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
+        "avxvnni": frozenset({"avx2", "fma", "avx_vnni"}),
         "avx2": frozenset({"avx2", "fma"}),
         "neon": frozenset({"neon", "dotprod"}),
         "portable": frozenset(),
