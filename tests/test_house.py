@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("src", "tests", "benchmarks", "demo", "fuzz", "docs")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+NATIVE = sorted((ROOT / "native").rglob("*.[ch]pp"))
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 60
 # A function may be longer for a reason, written on the line of its `def`.
@@ -28,6 +29,11 @@ def test_modules_and_functions_stay_short(path):
             length = node.end_lineno - node.lineno + 1
             head = "\n".join(lines[node.lineno - 1 : node.body[0].lineno])
             assert length <= MOST_FUNCTION_LINES or EXCUSE.search(head), f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", NATIVE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_native_files_stay_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
 def test_no_module_is_named_for_nothing():
