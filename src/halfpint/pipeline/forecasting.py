@@ -9,11 +9,13 @@ from halfpint.calibration.forecast import activation_bytes, working_bytes
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import RoomError
 from halfpint.families import ModelConfig, Role, read_config
+from halfpint.kernels.machine import thread_count
 from halfpint.pipeline.calibrating import is_needed
 from halfpint.pipeline.slicing import SLICE_WEIGHTS, row_slices
 from halfpint.planning.planner import roles_of
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.solvers import SOLVERS, needs_moments
+from halfpint.solvers.rows import MOST_AT_ONCE
 
 # The interpreter, NumPy and the tables of formats (92 MB were measured), headers and a tokenizer (27 MB of 32,000
 # words), and gaps that the allocator leaves.
@@ -23,9 +25,10 @@ _RESTING_BYTES = 136_000_000
 _BYTES_PER_WEIGHT = 20
 # A copy is read and written; the sums over it need no more memory.
 _COPIES = 2
-# A solver has two arrays of K by K columns in float64 at a time, or as much, and five arrays of the weight's size:
-# beside weight and sums, 2.56 GB were measured for 4096 rows of 11008 columns.
-_SQUARES, _SQUARE_ITEM, _WEIGHTS, _WEIGHT_ITEM = 2, 8, 5, 4
+# A solver has two arrays of K by K columns in float64 at a time, or as much; three arrays of the weight's size, and
+# eight of the rows that each thread works on: beside weight and sums, 2.56 GB were measured for 4096 rows of 11008
+# columns and two threads.
+_SQUARES, _SQUARE_ITEM, _WEIGHTS, _IN_HAND, _WEIGHT_ITEM = 2, 8, 3, 8, 4
 _ACTIVATION_BYTES = 2**30
 _FEWEST_SLICE_WEIGHTS = 1
 
@@ -117,7 +120,8 @@ def _slices(tensor: PlannedTensor, source: Checkpoint, limits: Limits) -> Iterat
 
 
 def _solver_bytes(rows: int, columns: int) -> int:
-    return _SQUARES * _SQUARE_ITEM * columns**2 + _WEIGHTS * _WEIGHT_ITEM * rows * columns
+    in_hand = _IN_HAND * min(rows, thread_count() * MOST_AT_ONCE)
+    return _SQUARES * _SQUARE_ITEM * columns**2 + _WEIGHT_ITEM * columns * (_WEIGHTS * rows + in_hand)
 
 
 def _mixture_bytes(config: ModelConfig, tokens: int) -> int:

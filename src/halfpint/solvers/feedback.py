@@ -59,7 +59,7 @@ def solve_unrefined(weight: FloatArray, statistics: Statistics | None, fmt: Form
 def solve_weighted(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Solved:
     """Encode a weight as it is, each column's error weighted by how large that column's input is."""
     assert statistics is not None
-    task = _Task(weight, weight, live(statistics.total().second), fmt)
+    task = _Task(weight, weight, live(statistics.second()), fmt)
     answer = _answer(task)
     return Solved(answer.candidates["weighted"], _shares(answer.losses, answer.energy))
 
@@ -125,14 +125,14 @@ def _solve(weight: FloatArray, statistics: Statistics | None, fmt: Format, sweep
     if statistics.groups and rows.apart(fmt, weight.shape):
         return rows.solve_groups(partial(_solve, sweeps=sweeps), weight, statistics.groups, fmt)
     target = wished_weight(weight, statistics, choose_correction(statistics))
-    moments = live(statistics.total().second)
-    task = _Task(weight, target, moments, fmt, None, _damped(moments) if sweeps else None, sweeps)
+    task = _Task(weight, target, live(statistics.second()), fmt, None, None, sweeps)
     for damping in DAMPING:
         course = rounding.course(task.moments, damping, fmt)
         if course is None:
             continue
         try:
-            return _side_by_side(replace(task, course=course))
+            # Made after the factor, which needs the memory while it is made.
+            return _side_by_side(replace(task, course=course, damped=_damped(task.moments) if sweeps else None))
         except (ShapeError, NonFiniteError):
             continue
     solved = _side_by_side(task)

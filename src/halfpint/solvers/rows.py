@@ -14,7 +14,10 @@ from halfpint.tensors import FloatArray, Format, QuantizedTensor
 MOST_ROWS = 8192
 """Rows of a group that are solved at once."""
 
-_LEAST_AT_ONCE, _MOST_AT_ONCE = 64, 512
+MOST_AT_ONCE = 512
+"""Rows that a thread solves at once."""
+
+_LEAST_AT_ONCE = 64
 
 
 def apart(fmt: Format, shape: tuple[int, int]) -> bool:
@@ -76,13 +79,13 @@ def assemble(
 def slices(fmt: Format, shape: tuple[int, int]) -> list[slice]:
     """Cut a weight into runs of rows that can be solved side by side; the whole where rows do not stand on their own.
 
-    The cuts depend on the shape alone. Eight are enough to keep as many processors busy; more than `_MOST_AT_ONCE`
+    The cuts depend on the shape alone. Eight are enough to keep as many processors busy; more than `MOST_AT_ONCE`
     rows would only take more memory, and for fewer than `_LEAST_AT_ONCE` it does not pay to read the second moments.
     """
     count, _ = shape
     if not apart(fmt, shape):
         return [slice(0, count)]
-    rows = min(_MOST_AT_ONCE, max(_LEAST_AT_ONCE, -(-count // 8)))
+    rows = min(MOST_AT_ONCE, max(_LEAST_AT_ONCE, -(-count // 8)))
     return [slice(start, min(count, start + rows)) for start in range(0, count, rows)]
 
 

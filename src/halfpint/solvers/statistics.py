@@ -74,6 +74,10 @@ class Statistics:
         """In both halves."""
         return self.halves[0].tokens + self.halves[1].tokens
 
+    def second(self) -> FloatArray:
+        """Second moments of both halves together, as a new array."""
+        return self.halves[0].second + self.halves[1].second
+
     def total(self) -> Moments:
         """Both halves together, as new arrays."""
         return self.halves[0] + self.halves[1]
