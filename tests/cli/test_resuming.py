@@ -1,15 +1,26 @@
 """The command line says what it keeps, what it goes on with, and how to start again."""
 
+import fcntl
 import os
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import halfpint
 import tiny_models
+
+PIPE = 4096
+"""Bytes of the smallest pipe."""
+
+ROOM, EVENT = 1600, 300
+"""Bytes for about ten events, and more than one has."""
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +41,38 @@ def start(tiny, output, *more):
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+@contextmanager
+def narrow_pipe(path):
+    """A named pipe with room for some events, but not for all of a job."""
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR)
+    try:
+        assert fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE) == PIPE
+        os.write(end, b"\n" * (PIPE - ROOM))
+        yield end
+    finally:
+        os.close(end)
+
+
+def waiting_bytes(pipe):
+    """Of those that a command has written to a narrow pipe."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return count - (PIPE - ROOM)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_says_how_to_go_on_and_the_same_command_does(tiny, tmp_path, number, code):
     output, events = tmp_path / "out.gguf", tmp_path / "events"
-    os.mkfifo(events)
-    stopped = start(tiny, output, "--events", str(events))
-    with events.open() as told:
-        for line in told:
-            # Two tensors are finished when the third is begun. Nobody reads on: the command waits, or is stopped.
-            if '"stage": "quantize"' in line and '"done": 0' not in line:
-                stopped.send_signal(number)
-                break
-        rest = told.read()
+    with narrow_pipe(events) as told:
+        stopped = start(tiny, output, "--events", str(events))
+        # Some tensors are finished then. Nobody reads on, and there is no room for the others: the command waits.
+        while waiting_bytes(told) < ROOM - EVENT:
+            assert stopped.poll() is None
+        stopped.send_signal(number)
+        rest = b""
+        while stopped.poll() is None:
+            if select.select([told], [], [], 0.1)[0]:
+                rest += os.read(told, PIPE)
     _, said = stopped.communicate()
     assert stopped.returncode == code, (said, rest)
     assert "of 21 tensors are kept in " in said

@@ -17,9 +17,9 @@ from halfpint.plans import Plan, PlannedTensor
 from halfpint.solvers import SOLVERS, needs_moments
 from halfpint.solvers.rows import MOST_AT_ONCE
 
-# The interpreter, NumPy and the tables of formats (92 MB were measured), headers and a tokenizer (27 MB of 32,000
+# The interpreter, NumPy and the tables of formats (45 MB were measured), headers and a tokenizer (27 MB of 32,000
 # words), and gaps that the allocator leaves.
-_RESTING_BYTES = 136_000_000
+_RESTING_BYTES = 80_000_000
 # Of a slice, for each weight: bytes of the source, float32 of it and of what is decoded, their difference, the codes,
 # and what an encoder holds on the way. 19 were measured.
 _BYTES_PER_WEIGHT = 20
