@@ -162,7 +162,9 @@ class Binary:
         processors = ",".join(map(str, self.setting.processors))
         command = [sys.executable, "-c", _PINNED, processors, str(self.program), *words, *self.flags]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = re.search(r"^\[.*^\]", finished.stdout, re.DOTALL | re.MULTILINE)
+        # Some programs print what they are worried about between the lines.
+        told = re.sub(r"^WARNING.*$", "", finished.stdout, flags=re.MULTILINE)
+        found = re.search(r"^\[.*^\]", told, re.DOTALL | re.MULTILINE)
         if finished.returncode or found is None:
             raise EngineRefusedError(f"{self.name}: {(finished.stdout + finished.stderr)[-2000:]}")
         (row,) = json.loads(found[0])

@@ -113,6 +113,8 @@ def test_a_plan_for_another_container_is_refused():
         (("--fit", "50MB", "--no-calibrate"), 4, "no room for weights"),
         (("--fit", "1GB", "--context", "10000"), 2, "at most 512"),
         (("--bits", "4", "--max-ram", "10MB"), 4, "--max-ram"),
+        (("--bits", "4", "--no-calibrate", "--text", "none.txt"), 2, "--no-calibrate leaves out"),
+        (("--bits", "4", "--no-calibrate", "--seed", "1"), 2, "--no-calibrate leaves out"),
     ],
 )
 def test_budgets_that_cannot_be_met(arguments, exit_code, words):

@@ -97,6 +97,12 @@ def test_inspect_a_tensor():
     assert "relative error" in card("inspect", "demo", WEIGHT)
 
 
+def test_a_histogram_covers_numbers_that_are_far_from_zero():
+    found = machine("inspect", "demo", "model.norm.weight")
+    assert found["minimum"] <= found["low"] < found["high"] <= found["maximum"]
+    assert max(found["histogram"]) < sum(found["histogram"]) / 2
+
+
 def test_plan():
     found = machine("plan", "demo", "--bits", "4")
     assert set(found) >= PLAN_KEYS

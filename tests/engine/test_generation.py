@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import tokenizers
 import torch
+from tokenizers import decoders, models
 
 import tiny_models
 from halfpint.checkpoints import open_checkpoint
@@ -94,3 +96,15 @@ def test_streamed_text_is_the_text_of_all_tokens(tiny):
     tokens = list(Generation(decoder, PROMPT, options))
     pieces = list(stream_text(Generation(decoder, PROMPT, options), tokenizer, frozenset()))
     assert "".join(pieces) == tokenizer.decode(tokens)
+
+
+def test_text_goes_on_with_the_space_that_a_first_word_would_not_have(tiny):
+    _, decoder, tokenizer = tiny
+    words = models.WordLevel({f"\u2581w{number}": number for number in range(decoder.config.vocab_size)})
+    spelling = tokenizers.Tokenizer(words)
+    spelling.decoder = decoders.Metaspace()
+    told, options = dataclasses.replace(tokenizer, model=spelling), GenerationOptions(max_tokens=5)
+    tokens = list(Generation(decoder, PROMPT, options))
+    text = "".join(stream_text(Generation(decoder, PROMPT, options), told, frozenset(), PROMPT))
+    assert text.startswith(" w")
+    assert told.decode(PROMPT) + text == told.decode([*PROMPT, *tokens])

@@ -86,3 +86,11 @@ def test_a_mean_ends_where_its_doubt_begins(mean, stderr, written):
 def test_nothing_is_divided_by_zero():
     assert numbers.ratio(10, 0) == "-"
     assert numbers.ratio(10, 4) == "2.50x"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "written"),
+    [(10, 4, "2.50x smaller"), (4, 10, "2.50x larger"), (7, 7, "1.00x smaller"), (7, 0, "-"), (0, 7, "-")],
+)
+def test_a_change_of_size_says_which_way(before, after, written):
+    assert numbers.change(before, after) == written

@@ -29,6 +29,27 @@ def show(piece: str) -> None:
     click.echo(printable(piece), nl=False)
 
 
+class Screen:
+    """Prints a text as it comes, after the words that it goes on with.
+
+    Parameters
+    ----------
+    words : str
+        Printed with the first piece: not before it is known that the model can go on with them.
+    """
+
+    __slots__ = ("_words", "begun")
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+        self.begun = False
+
+    def show(self, piece: str) -> None:
+        """Print a piece."""
+        show(piece if self.begun else self._words + piece)
+        self.begun = True
+
+
 def hide(piece: str) -> None:
     """Print nothing: the JSON object at the end has it all."""
 
@@ -52,9 +73,13 @@ def command(model: str, prompt: str, **chosen: Unpack[_Text]) -> None:
     """
     how = generate_options(chosen, chosen["prompt_cache"])
     words = standard_input().read() if prompt == "-" else prompt
-    if not chosen["as_json"]:
-        show(words)
-    result = speaking.generate(model, words, how, hide if chosen["as_json"] else show, ReadingLine())
+    screen = Screen(words)
+    try:
+        result = speaking.generate(model, words, how, hide if chosen["as_json"] else screen.show, ReadingLine())
+    except BaseException:
+        if screen.begun:
+            click.echo()
+        raise
     if chosen["as_json"]:
         click.echo(json.dumps(json.generated(result)))
     else:

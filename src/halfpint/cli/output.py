@@ -9,13 +9,16 @@ from rich.console import Console, RenderableType
 
 from halfpint.errors import UsageError
 from halfpint.report import json
-from halfpint.report.layout import WIDEST
+from halfpint.report.layout import NARROWEST, WIDEST
 
 
 def console() -> Console:
-    """Standard output as it is now; no wider than a card, and that wide when it is a file or a pipe."""
+    """Standard output as it is now; no wider than a card, and that wide when it is a file or a pipe.
+
+    In a terminal that is too narrow for a table its lines go on below: no figure is cut off.
+    """
     made = Console(highlight=False, soft_wrap=False)
-    made.width = min(made.width, WIDEST) if made.is_terminal else WIDEST
+    made.width = min(max(made.width, NARROWEST), WIDEST) if made.is_terminal else WIDEST
     return made
 
 

@@ -174,12 +174,15 @@ class Generation:
         return tokens
 
 
-def stream_text(generation: Generation, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> Iterator[str]:
+def stream_text(
+    generation: Generation, tokenizer: Tokenizer, stop_ids: frozenset[int], before: Sequence[int] = ()
+) -> Iterator[str]:
     """Give the text of a generation as it comes, in pieces of whole characters; stop tokens have no text.
 
-    Pieces may be empty while a character is incomplete; joined, they are the whole text.
+    Pieces may be empty while a character is incomplete; joined, they are the whole text. `before` are tokens whose text
+    this one goes on with: many tokenizers take the space off a text's first word, which is no first word then.
     """
-    decoder = StreamDecoder(tokenizer)
+    decoder = StreamDecoder(tokenizer, before)
     for token in generation:
         if token not in stop_ids:
             yield decoder.step(token)

@@ -110,8 +110,8 @@ class TensorView:
     sampled_rows : int
         Rows looked at, from the first; all of them unless the tensor is very large.
     histogram : int64 [BARS]
-        Counts over even bins of [-bound, bound].
-    bound : float
+        Counts over even bins of [low, high].
+    low, high : float
         Where the histogram ends: values beyond are counted in the last bars.
     example_at : tuple of (row, column)
         Where the examples stand.
@@ -129,7 +129,8 @@ class TensorView:
     zeros: float
     sampled_rows: int
     histogram: NDArray[np.int64]
-    bound: float
+    low: float
+    high: float
     example_at: tuple[tuple[int, int], ...]
     examples: tuple[float, ...]
     roundings: tuple[Rounding, ...]
@@ -165,8 +166,8 @@ def inspect_tensor(checkpoint: Checkpoint, name: str, format_names: tuple[str, .
         raise NonFiniteError(f"{name}: {error}") from error
     columns = weight.shape[1]
     deviation = float(weight.std(dtype=np.float64))
-    bound = min(float(np.abs(weight).max()), 5 * deviation) or 1.0
-    histogram, _ = np.histogram(np.clip(weight, -bound, bound), bins=BARS, range=(-bound, bound))
+    low, high = _ends(weight, deviation)
+    histogram, _ = np.histogram(np.clip(weight, low, high), bins=BARS, range=(low, high))
     centred = weight - weight.mean(dtype=np.float64)
     fourth = float(np.square(np.square(centred)).mean(dtype=np.float64))
     places = tuple((0, column) for column in range(min(6, columns)))
@@ -180,11 +181,22 @@ def inspect_tensor(checkpoint: Checkpoint, name: str, format_names: tuple[str, .
         zeros=float((weight == 0).mean()),
         sampled_rows=rows,
         histogram=histogram.astype(np.int64),
-        bound=bound,
+        low=low,
+        high=high,
         example_at=places,
         examples=tuple(float(weight[place]) for place in places),
         roundings=tuple(_rounding(weight, fmt_name, places) for fmt_name in format_names or _defaults(columns)),
     )
+
+
+def _ends(weight: FloatArray, deviation: float) -> tuple[float, float]:
+    """Where a histogram begins and ends: as far from 0 on both sides, if the numbers lie around it."""
+    least, most, middle = float(weight.min()), float(weight.max()), float(weight.mean(dtype=np.float64))
+    if abs(middle) <= deviation:
+        bound = min(max(-least, most), 5 * deviation) or 1.0
+        return -bound, bound
+    low, high = max(least, middle - 5 * deviation), min(most, middle + 5 * deviation)
+    return (low, high) if low < high else (middle - abs(middle) / 2, middle + abs(middle) / 2)
 
 
 def _defaults(columns: int) -> tuple[str, str]:

@@ -67,8 +67,10 @@ class Speaker:
         """A cache for a new text."""
         return Cache(self.decoder.config, kind=options.kv_cache)
 
-    def continue_ids(self, ids: Sequence[int], options: GenerateOptions, heard: Heard, cache: Cache) -> Generated:
-        """Continue tokens that follow those in the cache."""
+    def continue_ids(
+        self, ids: Sequence[int], options: GenerateOptions, heard: Heard, cache: Cache, before: Sequence[int] = ()
+    ) -> Generated:
+        """Continue tokens that follow those in the cache; `before` are those whose text the new one goes on with."""
         stops = frozenset(self.tokenizer.eos_ids)
         sampling = SamplingOptions(
             temperature=options.temperature,
@@ -84,7 +86,7 @@ class Speaker:
         cached = cache.length
         generation = Generation(self.decoder, ids, chosen, cache, heard.on_prompt)
         pieces = []
-        for piece in stream_text(generation, self.tokenizer, stops):
+        for piece in stream_text(generation, self.tokenizer, stops, before):
             pieces.append(piece)
             heard.on_text(piece)
         record = generation.record
@@ -104,11 +106,11 @@ class Speaker:
         """Continue a text from its beginning, or from what a prompt cache holds of it."""
         ids = self.tokenizer.encode(prompt)
         if options.prompt_cache is None:
-            return self.continue_ids(ids, options, heard, self.empty_cache(options))
+            return self.continue_ids(ids, options, heard, self.empty_cache(options), ids)
         file = PromptCache(options.prompt_cache, model_fingerprint(self._checkpoint))
         cache = file.load(self.decoder.config, options.kv_cache, ids)
         known = cache.length
-        result = self.continue_ids(ids[known:], options, heard, cache)
+        result = self.continue_ids(ids[known:], options, heard, cache, ids)
         if known < len(ids) - 1:
             cache.truncate(len(ids))
             file.save(cache, ids)

@@ -171,7 +171,7 @@ def _histogram(view: TensorView, per_bar: int) -> RenderableType:
     for row in reversed(range(_HISTOGRAM_ROWS)):
         filled = [max(0, min(8, height - 8 * row)) for height in heights]
         lines.append("".join(_VERTICAL[eighths] * per_bar for eighths in filled).rstrip())
-    ends = (significant(-view.bound), "0", significant(view.bound))
+    ends = (significant(view.low), "0" if view.low == -view.high else "", significant(view.high))
     span = per_bar * len(counts)
     axis = ends[0] + ends[1].center(span - len(ends[0]) - len(ends[2])) + ends[2]
     bars = Text("\n".join(lines), style="cyan", no_wrap=True)

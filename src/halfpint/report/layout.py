@@ -16,6 +16,9 @@ from halfpint.report.words import printable
 WIDEST = 100
 """No card is wider than this many columns, however wide the terminal."""
 
+NARROWEST = 80
+"""Columns that every card and table fits; fewer would cut figures."""
+
 _FIRST: Mapping[int, int | None] = MappingProxyType({0: None})
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 

@@ -88,6 +88,13 @@ def percent(fraction: float, stderr: float | None = None) -> str:
     return f"{with_error(100 * fraction, 100 * stderr)} %"
 
 
+def change(before: float, after: float) -> str:
+    """How a size has changed: `3.56x smaller`, or `1.20x larger`; `-` when there is nothing to divide by."""
+    if min(before, after) <= 0:
+        return "-"
+    return f"{ratio(after, before)} larger" if after > before else f"{ratio(before, after)} smaller"
+
+
 def ratio(larger: float, smaller: float) -> str:
     """How many times smaller: `3.56x`; `-` when there is nothing to divide by."""
     return f"{significant(larger / smaller)}x" if smaller > 0 else "-"

@@ -13,7 +13,7 @@ from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.report.grouping import group
 from halfpint.report.layout import card, facts, heading, remark, table, text
-from halfpint.report.numbers import duration, percent, ratio, significant, size, with_error
+from halfpint.report.numbers import change, duration, percent, significant, size, with_error
 from halfpint.report.quality import ERROR_NOTE, quality_facts
 
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNMEASURED": "bold yellow"}
@@ -81,9 +81,9 @@ def _why(tensor: PlannedTensor, notes: Mapping[str, int]) -> Text:
 
 
 def _sizes(plan: Plan, original_bytes: int) -> list[tuple[str, str, str]]:
-    smaller = ratio(original_bytes, plan.nbytes)
+    changed = change(original_bytes, plan.nbytes)
     return [
-        ("size", size(plan.nbytes), f"of {size(original_bytes)}: {smaller} smaller; {plan.nbytes:,} bytes"),
+        ("size", size(plan.nbytes), f"of {size(original_bytes)}: {changed}; {plan.nbytes:,} bytes"),
         ("bits per weight", significant(plan.bits_per_weight), "of the whole file, headers and scales included"),
     ]
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.results import Measurement
 from halfpint.report.layout import card, facts, heading, remark, table
-from halfpint.report.numbers import count, duration, percent, ratio, significant, size, with_error
+from halfpint.report.numbers import change, count, duration, percent, significant, size, with_error
 
 ERROR_NOTE = "± is one standard error, over windows of text."
 
@@ -37,19 +37,19 @@ def quality_facts(found: Quality) -> list[tuple[str, str, str]]:
         )
     )
     agreement = percent(found.top1_agreement, found.top1_agreement_stderr)
-    change = with_error(found.perplexity_ratio, found.perplexity_ratio_stderr)
+    perplexity = with_error(found.perplexity_ratio, found.perplexity_ratio_stderr)
     before_after = f"{significant(found.reference_perplexity, 4)} -> {significant(found.perplexity, 4)}"
     return [
         ("KL divergence", f"{with_error(found.kl_mean, found.kl_mean_stderr)} nats", tail),
         ("top-1 agreement", agreement, "of the tokens, both put the same one first"),
-        ("perplexity ratio", change, f"{before_after}; 1 is unchanged"),
+        ("perplexity ratio", perplexity, f"{before_after}; 1 is unchanged"),
     ]
 
 
 def _size_facts(found: Measurement) -> list[tuple[str, str, str]]:
-    smaller = ratio(found.reference_bytes, found.nbytes)
+    changed = change(found.reference_bytes, found.nbytes)
     return [
-        ("size", size(found.nbytes), f"of {size(found.reference_bytes)}: {smaller} smaller"),
+        ("size", size(found.nbytes), f"of {size(found.reference_bytes)}: {changed}"),
         ("bits per weight", significant(found.bits_per_weight), "of the whole file"),
         ("compared on", f"{found.quality.tokens:,} tokens", f"in {duration(found.seconds)}"),
     ]

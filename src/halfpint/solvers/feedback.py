@@ -119,6 +119,7 @@ class _Answer:
     energy: float
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is found by its consequences, and told with a name
 def _solve(weight: FloatArray, statistics: Statistics | None, fmt: Format, sweeps: int) -> Solved:
     assert statistics is not None
     assert supports(fmt)
@@ -165,6 +166,7 @@ def _damped(moments: FloatArray) -> FloatArray:
     return damped
 
 
+@np.errstate(over="ignore", invalid="ignore")  # each thread has settings of its own
 def _answer(task: _Task) -> _Answer:
     candidates = {"nearest": kernels.encode(task.weight, task.fmt), "weighted": _weighted(task)}
     if task.course is not None:

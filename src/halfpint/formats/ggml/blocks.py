@@ -80,7 +80,7 @@ class GgmlBlocks:
         small = "; q8_0, q5_0, q4_0 and iq4_nl need only a multiple of 32" if self.block_columns > 32 else ""
         return (
             f"{columns} columns do not divide into blocks of {self.block_columns}, as {self.name} needs"
-            f"{small if columns % 32 == 0 else ''}; choose such a format, or keep this tensor in bf16"
+            f"{small if columns % 32 == 0 else ''}; choose one that divides them, or keep this tensor in bf16"
         )
 
     def parts(self, rows: int, columns: int) -> Mapping[str, PartSpec]:
