@@ -1,6 +1,6 @@
 """Claim: a model runs in its weights and 600 MB more, with 2048 tokens of context, and under a hard limit.
 
-    python benchmarks/peak_memory.py llama-2-7b-Q4_K_M.gguf --context 2048 --limit-gb 6
+    python benchmarks/peak_memory.py llama-2-7b-Q4_K_M.gguf --context 2048 --limit-gb 6 --kv-cache q8
 
 Loading is included. The most memory that the process held is read from the kernel (VmHWM), which counts the pages of
 files too, although the system takes them away when it needs them. The limit is on private memory (RLIMIT_DATA); with
@@ -35,7 +35,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     start = (sys.executable, "-c", _LIMITED, kind, str(arguments.limit_gb), *ours().start)
     with closing(open_checkpoint(arguments.model)) as checkpoint:
         weights = sum(spec.nbytes for spec in checkpoint.tensors.values())
-    engine = Offer("halfpint", "", start).open(arguments.model, Setting(threads=arguments.threads))
+    offer = Offer("halfpint", "", start, {"kv_cache": arguments.kv_cache})
+    engine = offer.open(arguments.model, Setting(threads=arguments.threads))
     assert isinstance(engine, Worker)
     with closing(engine):
         timing = engine.run(Work(arguments.context - arguments.tokens - 1, arguments.tokens))
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--limit-gb", type=float, default=6.0)
     parser.add_argument("--address-space", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kv-cache", choices=["f16", "q8", "f32"], default="f16")
     parser.add_argument("--json", type=Path, help="where the numbers go")
     arguments = parser.parse_args()
     forms = {

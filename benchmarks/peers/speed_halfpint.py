@@ -29,12 +29,13 @@ class Model:
             raise SystemExit(f"this processor has no {options['isa']}")
         self.checkpoint = open_checkpoint(Path(options["model"]))
         self.decoder = Decoder.load(self.checkpoint, activations="int8")
+        self.kv_cache = options.get("kv_cache", "f16")
 
     def run(self, work: Work) -> Timing:
         """Read prompts and continue them by the likeliest tokens."""
         config, options = self.decoder.config, GenerationOptions(max_tokens=work.tokens + 1)
         prompts = work.prompts(config.vocab_size)
-        caches = [Cache(config, work.prompt + work.tokens + 1) for _ in prompts]
+        caches = [Cache(config, work.prompt + work.tokens + 1, kind=self.kv_cache) for _ in prompts]
         if work.sequences == 1:
             one = Generation(self.decoder, prompts[0], options, caches[0])
             begun, ids, first = time.process_time(), [], 0.0

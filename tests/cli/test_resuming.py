@@ -30,6 +30,14 @@ def tiny(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """A process that a shell runs in its background ignores SIGINT, and so would the commands that are started here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def halfpint_command(tiny, output, *more):
     return [sys.executable, "-m", "halfpint", "quantize", str(tiny), str(output), "--bits", "4", "--no-calibrate",
             "--no-measure", *more]  # fmt: skip

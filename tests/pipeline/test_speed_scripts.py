@@ -29,7 +29,9 @@ def as_before():
 
 
 def limited(model, limit_gb):
-    return argparse.Namespace(model=model, context=64, tokens=4, limit_gb=limit_gb, threads=1, address_space=False)
+    return argparse.Namespace(
+        model=model, context=64, tokens=4, limit_gb=limit_gb, threads=1, address_space=False, kv_cache="f16"
+    )
 
 
 def test_peak_memory_counts_the_whole_process(model):

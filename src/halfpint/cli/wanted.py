@@ -7,7 +7,8 @@ from typing import TypedDict
 
 from halfpint.cli import budgets
 from halfpint.cli.options import container_for, measure_options
-from halfpint.pipeline.options import Gate, QuantizeOptions
+from halfpint.errors import UsageError
+from halfpint.pipeline.options import CalibrationOptions, Gate, QuantizeOptions
 
 
 class What(TypedDict):
@@ -47,7 +48,7 @@ def plan_options(what: Planned) -> QuantizeOptions:
         calibrate=what["calibrate"],
         measure=None,
         budget=budgets.budget_options(what),
-        calibration=budgets.calibration_options(what),
+        calibration=_calibration(what),
         max_memory_bytes=what["max_ram"] or 0,
     )
 
@@ -66,7 +67,18 @@ def quantize_options(output: str, wanted: Wanted) -> QuantizeOptions:
         measure=None if wanted["no_measure"] else measure_options((), wanted["tokens"]),
         budget=budgets.budget_options(wanted),
         plan_file=wanted["plan_file"],
-        calibration=budgets.calibration_options(wanted),
+        calibration=_calibration(wanted),
         max_memory_bytes=wanted["max_ram"] or 0,
         explains=wanted["map_file"] is not None and wanted["calibrate"] is not False,
     )
+
+
+def _calibration(what: Planned) -> CalibrationOptions:
+    """Which text is read; none of it would be without calibration."""
+    found = budgets.calibration_options(what)
+    if what["calibrate"] is False and found != CalibrationOptions():
+        raise UsageError(
+            "--text, --calibration-tokens and --seed are for calibration, which --no-calibrate leaves out; "
+            "give one or the other"
+        )
+    return found

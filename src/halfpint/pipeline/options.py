@@ -185,11 +185,6 @@ class QuantizeOptions:
         if self.engine and self.engine not in {engine.name for engine in ENGINES}:
             known = ", ".join(engine.name for engine in ENGINES)
             raise UnsupportedError(f"no engine {self.engine!r} in our table; there are: {known}")
-        if self.calibrate is False and self.calibration != CalibrationOptions():
-            raise UsageError(
-                "--text, --calibration-tokens and --seed are for calibration, which --no-calibrate leaves out; "
-                "give one or the other"
-            )
         if self.gate.wanted and self.measure is None:
             raise UsageError("--keep and --max-kl need the comparison: leave --no-measure out")
 
