@@ -157,7 +157,7 @@ def _tensor_errors(
     for block in stream_moments(checkpoint, windows, linear):
         for name, statistics in block.items():
             progress("weigh", len(errors), len(menu), name)
-            second = statistics.total().second
+            second = statistics.second()
             importance[name] = np.diagonal(second).copy()
             errors[name] = _errors(checkpoint, name, _with_low(checkpoint.tensors[name], menu[name]), second)
             if calibrated and gain == 1.0:

@@ -23,5 +23,5 @@ def solve(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Sol
     -------
     Solved
     """
-    importance = None if statistics is None else np.diagonal(statistics.total().second).copy()
+    importance = None if statistics is None else np.diagonal(statistics.second()).copy()
     return Solved(kernels.encode(weight, fmt, importance))
