@@ -71,6 +71,8 @@ CASES = {
     "batch 8": Case(Setting(threads=2), Work(128, 64, sequences=8)),
     "context 2048": Case(Setting(threads=2), Work(2048, 64)),
     "context 8192": Case(Setting(threads=2), Work(8192, 64)),
+    "from nothing": Case(Setting(threads=2), Work(1, 128)),
+    "7B": Case(Setting(threads=2), Work(512, 32)),
     "short": Case(Setting(threads=1), Work(128, 16)),
     "quick": Case(Setting(threads=2), Work(32, 8)),
 }

@@ -152,6 +152,7 @@ def main() -> None:
     row = {
         "model": Path(arguments.model).name,
         "minutes": arguments.minutes,
+        "processor seconds": time.process_time(),
         "rounds": tally.rounds,
         "tokens": tally.tokens,
         "checked": tally.checked,
