@@ -114,14 +114,19 @@ def _mark(point: Point, scale: _Scale, colour: str) -> str:
 
 
 def page(
-    title: str, charts: Mapping[str, Sequence[Point]], joined: Sequence[str], setting: Mapping[str, Any], note: str
+    title: str,
+    charts: Mapping[str, Sequence[Point]],
+    joined: Sequence[str],
+    settings: Sequence[Mapping[str, Any]],
+    note: str,
 ) -> str:
     """Write the whole page: for every model a chart and a table."""
     parts = [f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>']
     parts.append(f"<style>{_STYLE}</style><h1>{escape(title)}</h1><p>{escape(note)}</p>")
-    versions = ", ".join(f"{name} {version}" for name, version in setting["versions"].items())
-    parts.append(f"<p>{escape(setting['processor'])}; {escape(versions)}; {escape(setting['date'])}</p>")
-    parts.append(f"<p><code>{escape(setting['command'])}</code></p>")
+    for setting in settings:
+        versions = ", ".join(f"{name} {version}" for name, version in setting["versions"].items())
+        parts.append(f"<p>{escape(setting['processor'])}; {escape(versions)}; {escape(setting['date'])}</p>")
+        parts.append(f"<p><code>{escape(setting['command'])}</code></p>")
     for model, points in charts.items():
         if points:
             parts += [f"<h2>{escape(model)}</h2>", svg(points, joined), _table(points)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ def setting() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {"halfpint": halfpint.__version__, **{name: _version(name) for name in VERSIONS}},
-        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
     }
 
 

@@ -7,6 +7,7 @@ Run by `gptq_peers.py` and `size_against_kl.py`; see `README.md`.
 FORMAT `fake` writes the decoded weights in plain floats. With `gguf:q4_k_s` and the like give GROUP_SIZE 0.
 """
 
+import importlib
 import json
 import shutil
 import sys
@@ -16,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from auto_round import AutoRound
-from auto_round.export.export_to_gguf.conversion.base import TextModel
+from auto_round.export.export_to_gguf.llama_cpp_conversion import get_conversion
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # It knows pre-tokenizers by the hash of what they make of a sample text; those of small models made here are none of
-# them. Only the weights of the file are measured.
-TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"  # noqa: ARG005
+# them. Only the weights of the file are measured. It loads its converter as a package of its own, `conversion`.
+get_conversion()
+importlib.import_module("conversion.base").TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"  # noqa: ARG005
 
 
 def main() -> None:
