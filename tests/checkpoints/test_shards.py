@@ -109,7 +109,7 @@ def test_a_broken_file_is_named_by_the_path_that_was_given(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     broken = {"config.json": b"{", "model.safetensors": b"short", "model.gguf": b"GGUF\3\0\0\0"}
     for name, data in broken.items():
-        path = folder(Path("models") / name.partition(".")[0] / name.rpartition(".")[2])
+        path = folder(Path(f"model with a broken {name}"))
         (path / name).write_bytes(data)
         with pytest.raises(CheckpointError) as told:
             open_checkpoint(path / name if name.endswith(".gguf") else path)
