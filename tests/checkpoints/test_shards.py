@@ -102,3 +102,15 @@ def test_an_index_without_a_map_is_refused(content: bytes, tmp_path: Path) -> No
     (path / INDEX).write_bytes(content)
     with pytest.raises(CheckpointError, match=r"index\.json"):
         open_checkpoint(path)
+
+
+def test_a_broken_file_is_named_by_the_path_that_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has ten folders that each hold a model.safetensors must know which of them is broken."""
+    monkeypatch.chdir(tmp_path)
+    broken = {"config.json": b"{", "model.safetensors": b"short", "model.gguf": b"GGUF\3\0\0\0"}
+    for name, data in broken.items():
+        path = folder(Path(f"model with a broken {name}"))
+        (path / name).write_bytes(data)
+        with pytest.raises(CheckpointError) as told:
+            open_checkpoint(path / name if name.endswith(".gguf") else path)
+        assert str(path / name) in str(told.value)

@@ -32,6 +32,25 @@ def test_a_name_that_contradicts_the_container_is_refused():
         options.container_for("compressed-tensors", "model.gguf", None)
 
 
+@pytest.mark.parametrize(
+    ("container", "output", "words"),
+    [
+        (None, "model.safetensors", "named as one safetensors file"),
+        ("gguf", "model.SAFETENSORS", "named as one safetensors file"),
+        ("compressed-tensors", "model.safetensors", "named as one safetensors file"),
+        (None, "small/", "named as a folder"),
+        ("gguf", "small/", "named as a folder"),
+    ],
+)
+def test_a_name_that_promises_something_else_is_refused(container, output, words):
+    with pytest.raises(UsageError, match=words):
+        options.container_for(container, output, None)
+
+
+def test_a_folder_may_be_named_as_one():
+    assert options.container_for("compressed-tensors", "small/", None) == "compressed-tensors"
+
+
 @pytest.mark.parametrize("engine", ["vllm", "vllm-cpu", "transformers"])
 def test_a_gguf_file_for_an_engine_of_folders_is_refused_with_advice(engine):
     with pytest.raises(UsageError, match="--to compressed-tensors"):

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from halfpint.cli import main
+from halfpint.errors import UsageError
 from halfpint.pipeline import verbs
 from halfpint.pipeline.opening import demo_folder
-from halfpint.pipeline.options import GenerateOptions
+from halfpint.pipeline.options import Budget, GenerateOptions, QuantizeOptions
 
 GENERATE_KEYS = {
     "text",
@@ -193,3 +194,21 @@ def test_demo_tells_the_whole_story():
         assert {"name", "bits_per_weight", "tokens", "top1_agreement", "decode_tokens_per_second", "sample"} <= set(
             entry
         )
+
+
+def test_a_wrong_place_for_the_prompt_cache_is_told_before_the_work(tmp_path):
+    for place, words in ((tmp_path / "none" / "file", "folder that exists"), (demo_folder() / "config.json", "not a")):
+        result = CliRunner().invoke(main, ["generate", "demo", "Once", "--prompt-cache", str(place)])
+        assert result.exit_code in (2, 3)
+        assert words in result.output
+        assert result.stdout == ""
+
+
+def test_an_output_that_exists_is_told_before_anything_is_measured(tmp_path):
+    """A budget measures the model first, which would be in vain."""
+    heard = []
+    with pytest.raises(UsageError, match="exists"):
+        verbs.quantize(
+            "demo", tmp_path, QuantizeOptions(budget=Budget(bits_per_weight=5)), lambda *step: heard.append(step)
+        )
+    assert not heard

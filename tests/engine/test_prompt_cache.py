@@ -71,6 +71,24 @@ def test_another_model_or_kind_is_refused(saved, decoder):
         file.load(decoder.config, "q8", PROMPT)
 
 
+def test_what_is_wrong_is_told_before_the_model_is_loaded(saved, tmp_path, monkeypatch):
+    file, data = saved
+    file.check()
+    PromptCache(tmp_path / "new", "m").check()
+    assert not (tmp_path / "new").exists()
+    for path in (tmp_path, tmp_path / "no folder" / "file"):
+        with pytest.raises(UsageError, match="folder that exists"):
+            PromptCache(path, "m").check()
+    with pytest.raises(UsageError, match="another model"):
+        PromptCache(file.path, "that model").check()
+    file.path.write_bytes(data[:40])
+    with pytest.raises(CheckpointError, match="damaged"):
+        file.check()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UsageError, match="cannot be written"):
+        PromptCache(tmp_path / "new", "m").check()
+
+
 def header_changed(data: bytes, **changes: object) -> bytes:
     length = int.from_bytes(data[8:16], "little")
     text = json.dumps(json.loads(data[16 : 16 + length]) | changes).encode()

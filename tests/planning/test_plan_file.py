@@ -85,9 +85,22 @@ def test_a_broken_plan_is_refused_by_line_and_tensor(models, old, new, words):
 def test_a_plan_of_another_model_is_refused(models):
     plan = make_plan(models["other"], CONTAINERS["gguf"], Wish(bits=4))
     file = loads(dumps(plan_file.plan_file(plan, models["other"])))
-    with pytest.raises(UsageError, match="of another model"):
+    with pytest.raises(UsageError, match="was made for another model"):
         check_model(file, models["one"])
     check_model(file, models["other"])
+
+
+def test_another_model_is_told_before_any_tensor(models, tmp_path):
+    """Whose tensors have other names altogether: it is the model that is wrong, not a line of the plan."""
+    tiny_models.save_tiny("llama", tmp_path / "deep", num_hidden_layers=3)
+    deep = open_checkpoint(tmp_path / "deep")
+    file = plan_file.plan_file(make_plan(deep, CONTAINERS["gguf"], Wish(bits=4)), deep)
+    with pytest.raises(UsageError, match="was made for another model"):
+        check_model(file, models["one"])
+    with pytest.raises(UsageError, match="was made for another model"):
+        check_model(
+            plan_file.plan_file(make_plan(models["one"], CONTAINERS["gguf"], Wish(bits=4)), models["one"]), deep
+        )
 
 
 def test_a_tensor_that_is_left_out_or_unknown_is_named(models):

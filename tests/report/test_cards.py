@@ -88,6 +88,29 @@ def test_a_budget_says_how_a_uniform_file_did_and_a_search_what_was_tried():
     assert "no uniform file" not in tried
 
 
+def test_the_next_command_is_one_that_the_model_can_do():
+    """A model without a chat template cannot chat, and one without a tokenizer cannot speak at all."""
+    told = {
+        speech: drawn(planning.quantize_card(dataclasses.replace(handmade.QUANTIZED, speech=speech), "m"))
+        for speech in ("chat", "generate", "")
+    }
+    assert "halfpint chat llama.gguf" in told["chat"]
+    assert "halfpint chat" not in told["generate"]
+    assert "halfpint generate llama.gguf 'Once upon a time'" in told["generate"]
+    assert "next" not in told[""]
+
+
+def test_a_source_that_is_quantized_already_is_said_to_be():
+    """Before the work and after it: the comparison cannot see what the source had lost."""
+    lossy = dataclasses.replace(handmade.PLANNED, original_bits=4.5)
+    for card in (
+        planning.plan_card(lossy, "m"),
+        planning.quantize_card(dataclasses.replace(handmade.QUANTIZED, planned=lossy), "m"),
+    ):
+        assert "quantized already, at 4.50 bits" in " ".join(drawn(card).split())
+    assert "quantized already" not in drawn(planning.plan_card(handmade.PLANNED, "m"))
+
+
 def test_a_memory_is_shown_in_its_parts():
     shown = drawn(planning.plan_card(handmade.FITTED, "llama"))
     for part in ("8.00 GB", "6.46 GB", "1.07 GB", "8,192 tokens"):

@@ -49,7 +49,7 @@ class Cursor:
 
     def fail(self, what: str) -> CheckpointError:
         """Make an error that tells file and position."""
-        return CheckpointError(f"{self._file.path.name}: {what} (at byte {self.position})")
+        return CheckpointError(f"{self._file.path}: {what} (at byte {self.position})")
 
     def raw(self, count: int, what: str) -> bytes:
         """Read bytes."""
@@ -113,7 +113,7 @@ class Cursor:
             self._require(needed, what)
             needed = self._pass_over(ends, count)
         stored = self.raw(ends[-1] if ends else 0, what)
-        return StringArray(stored, np.frombuffer(ends, np.int64), f"{self._file.path.name}: {what}")
+        return StringArray(stored, np.frombuffer(ends, np.int64), f"{self._file.path}: {what}")
 
     def _pass_over(self, ends: array[int], count: int) -> int:
         """Note ends of strings that the buffer holds whole; give the bytes needed from here to go on."""

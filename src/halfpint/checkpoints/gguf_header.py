@@ -111,7 +111,7 @@ def read_header(file: RegularFile) -> Header:
     """
     cursor = Cursor(file)
     version, tensor_count, key_count = _read_preamble(cursor)
-    metadata = Metadata(MappingProxyType(_read_keys(cursor, key_count)), file.path.name)
+    metadata = Metadata(MappingProxyType(_read_keys(cursor, key_count)), str(file.path))
     check_known_keys(metadata)
     alignment = _alignment(metadata)
     tensors = _read_tensors(cursor, tensor_count, alignment)
@@ -257,7 +257,7 @@ def _check_layout(file: RegularFile, tensors: Sequence[StoredTensor], data_start
     end = data_start
     previous = "the header"
     for tensor in sorted(tensors, key=lambda t: (t.offset, t.nbytes)):
-        what = f"{file.path.name}: tensor {tensor.name!r}"
+        what = f"{file.path}: tensor {tensor.name!r}"
         if tensor.offset < end:
             raise CheckpointError(f"{what} begins at byte {tensor.offset}, inside {previous}, which ends at {end}")
         if tensor.offset > align(end, alignment):
@@ -271,5 +271,5 @@ def _check_layout(file: RegularFile, tensors: Sequence[StoredTensor], data_start
             raise CheckpointError(f"{what} ends at byte {end}, but the file has {file.size}; it is cut short")
     if tensors and file.size > end + alignment:
         raise CheckpointError(
-            f"{file.path.name}: {file.size - end} bytes follow the last tensor; the file is not what its header says"
+            f"{file.path}: {file.size - end} bytes follow the last tensor; the file is not what its header says"
         )

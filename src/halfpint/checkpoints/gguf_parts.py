@@ -61,22 +61,21 @@ def _open(path: Path) -> Part:
 
 def _part_paths(path: Path, metadata: Metadata, count: int) -> list[Path]:
     """Names of the parts, made of the first one's name and numbers alone: nothing in a file can point elsewhere."""
-    name = path.name
-    match = _PART_NAME.fullmatch(name)
+    match = _PART_NAME.fullmatch(path.name)
     if match is None or int(match["count"]) != count:
         raise CheckpointError(
-            f"{name} says that it is one of {count} parts, but is not named so; parts are named "
+            f"{path} says that it is one of {count} parts, but is not named so; parts are named "
             f"NAME-00001-of-{min(count, 99_999):05}.gguf: give it its name back"
         )
     number = metadata.integer("split.no")
     if number != int(match["number"]) - 1:
-        raise CheckpointError(f"{name} says that it is part number {number} (from 0), which its name contradicts")
+        raise CheckpointError(f"{path} says that it is part number {number} (from 0), which its name contradicts")
     stem = match["stem"]
     paths = [path.with_name(f"{stem}-{part + 1:05}-of-{count:05}.gguf") for part in range(min(count, MOST_PARTS))]
     if number != 0:
-        raise CheckpointError(f"{name} is part {number + 1} of {count}; open the first, {paths[0].name}")
+        raise CheckpointError(f"{path} is part {number + 1} of {count}; open the first, {paths[0]}")
     if count > MOST_PARTS:
-        raise CheckpointError(f"{name} says that it is one of {count} parts; more than {MOST_PARTS} are not read")
+        raise CheckpointError(f"{path} says that it is one of {count} parts; more than {MOST_PARTS} are not read")
     return paths
 
 
@@ -94,7 +93,7 @@ def _check_total(metadata: Metadata, parts: list[Part]) -> None:
     for part in parts:
         twice = names & set(part.header.tensors)
         if twice:
-            raise CheckpointError(f"{part.file.path.name}: tensor {min(twice)!r} is in an earlier part, too")
+            raise CheckpointError(f"{part.file.path}: tensor {min(twice)!r} is in an earlier part, too")
         names |= set(part.header.tensors)
     said = metadata.integer("split.tensors.count")
     if said is not None and said != len(names):

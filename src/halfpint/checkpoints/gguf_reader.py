@@ -153,7 +153,7 @@ class GgufCheckpoint:
     def _entry(self, name: str) -> Entry:
         entry = self._entries.get(name)
         if entry is None:
-            raise UsageError(f"{self.path.name} has no tensor {name!r}")
+            raise UsageError(f"{self.path} has no tensor {name!r}")
         return entry
 
 

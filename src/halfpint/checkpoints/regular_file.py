@@ -97,11 +97,10 @@ class RegularFile:
 
     def _check(self, offset: int, count: int, what: str) -> None:
         if self._descriptor < 0:
-            raise CheckpointError(f"{what}: {self.path.name} is closed")
+            raise CheckpointError(f"{what}: {self.path} is closed")
         if offset < 0 or count < 0 or offset + count > self.size:
             raise CheckpointError(
-                f"{what}: bytes {offset} to {offset + count} of {self.path.name} are wanted, "
-                f"but the file has {self.size}"
+                f"{what}: bytes {offset} to {offset + count} of {self.path} are wanted, but the file has {self.size}"
             )
 
     def _fill(self, buffer: memoryview, offset: int, what: str) -> None:
@@ -126,9 +125,9 @@ class RegularFile:
 
     def _failure(self, offset: int, what: str, reason: str | None) -> CheckpointError:
         if reason is not None:
-            return CheckpointError(f"{what}: reading {self.path.name} at byte {offset} failed: {reason}")
+            return CheckpointError(f"{what}: reading {self.path} at byte {offset} failed: {reason}")
         return CheckpointError(
-            f"{what}: {self.path.name} ends at byte {offset}, though it had {self.size} bytes when it was opened; "
+            f"{what}: {self.path} ends at byte {offset}, though it had {self.size} bytes when it was opened; "
             "it was cut short meanwhile"
         )
 
@@ -151,7 +150,7 @@ def read_small_file(path: Path, limit: int) -> bytes:
     file = RegularFile(path)
     try:
         if file.size > limit:
-            raise CheckpointError(f"{path.name} has {file.size} bytes; more than {limit} are not read")
-        return file.read(0, file.size, path.name)
+            raise CheckpointError(f"{path} has {file.size} bytes; more than {limit} are not read")
+        return file.read(0, file.size, str(path))
     finally:
         file.close()

@@ -64,7 +64,7 @@ class SafetensorsFile:
         """
         entry = self.entries.get(name)
         if entry is None:
-            raise UsageError(f"{self.path.name} has no tensor {name!r}")
+            raise UsageError(f"{self.path} has no tensor {name!r}")
         dtype = DTYPES[entry.dtype]
         start = self._header.data_start + entry.begin
         what = f"tensor {name!r}"
@@ -84,7 +84,7 @@ class SafetensorsFile:
 
 
 def _read_header(file: RegularFile) -> SafetensorsHeader:
-    name = file.path.name
+    name = str(file.path)
     if file.size < 10:
         raise CheckpointError(f"{name} has {file.size} bytes, too few for a safetensors file")
     length = int.from_bytes(file.read(0, 8, f"{name}: length of the header"), "little")

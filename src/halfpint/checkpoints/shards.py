@@ -97,7 +97,7 @@ def check_no_pickle(path: Path) -> None:
     """
     if path.suffix in _PICKLE_SUFFIXES:
         raise UnsupportedError(
-            f"{path.name} is a pickle, and reading a pickle can run any program hidden in it, so halfpint never "
+            f"{path} is a pickle, and reading a pickle can run any program hidden in it, so halfpint never "
             "does; if you trust it, convert it on a machine you can lose, with transformers' "
             "model.save_pretrained(folder, safe_serialization=True), and give that folder"
         )
@@ -120,13 +120,13 @@ def _only_safetensors(folder: Path) -> Path:
 def _open_indexed(folder: Path, index: Path) -> Shards:
     promised = _read_weight_map(index)
     names = sorted(set(promised.values()))
-    _check_names(names, index.name)
+    _check_names(names, index)
     files: list[SafetensorsFile] = []
     try:
         for name in names:
             files.append(SafetensorsFile(folder / name))
         shards = _merge(files)
-        _check_promises(promised, shards.owners, index.name)
+        _check_promises(promised, shards.owners, index)
     except BaseException:
         for file in files:
             file.close()
@@ -137,24 +137,24 @@ def _open_indexed(folder: Path, index: Path) -> Shards:
 def _read_weight_map(index: Path) -> Mapping[str, str]:
     weight_map = read_json_object(index, LARGEST_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index.name}: weight_map is missing, empty, or not an object")
+        raise CheckpointError(f"{index}: weight_map is missing, empty, or not an object")
     for tensor, file in weight_map.items():
         if not isinstance(file, str):
-            raise CheckpointError(f"{index.name}: the file of tensor {tensor[:80]!r} is not a string")
+            raise CheckpointError(f"{index}: the file of tensor {tensor[:80]!r} is not a string")
     return weight_map
 
 
-def _check_names(names: list[str], index_name: str) -> None:
+def _check_names(names: list[str], index: Path) -> None:
     folded: dict[str, str] = {}
     for name in names:
         if not is_plain_name(name) or not name.endswith(".safetensors"):
             raise CheckpointError(
-                f"{index_name}: {name[:120]!r} is not the plain name of a .safetensors file in the folder; "
+                f"{index}: {name[:120]!r} is not the plain name of a .safetensors file in the folder; "
                 "paths, drives and addresses are refused"
             )
         other = folded.setdefault(name.casefold(), name)
         if other != name:
-            raise CheckpointError(f"{index_name}: the files {other!r} and {name!r} differ in case only")
+            raise CheckpointError(f"{index}: the files {other!r} and {name!r} differ in case only")
 
 
 def is_plain_name(name: str) -> bool:
@@ -174,14 +174,14 @@ def _merge(files: list[SafetensorsFile]) -> Shards:
         for name, _ in sorted(file.entries.items(), key=lambda item: item[1][2:]):
             other = owners.setdefault(name, file)
             if other is not file:
-                raise CheckpointError(f"the tensor {name[:80]!r} is both in {other.path.name} and {file.path.name}")
+                raise CheckpointError(f"the tensor {name[:80]!r} is both in {other.path} and {file.path}")
     return Shards(tuple(files), MappingProxyType(owners))
 
 
-def _check_promises(promised: Mapping[str, str], owners: Mapping[str, SafetensorsFile], index_name: str) -> None:
+def _check_promises(promised: Mapping[str, str], owners: Mapping[str, SafetensorsFile], index: Path) -> None:
     for name, file in promised.items():
         if name not in owners or owners[name].path.name != file:
-            raise CheckpointError(f"{index_name}: the tensor {name[:80]!r} is not in {file}")
+            raise CheckpointError(f"{index}: the tensor {name[:80]!r} is not in {file}")
     for name, owner in owners.items():
         if name not in promised:
-            raise CheckpointError(f"{index_name}: {owner.path.name} holds {name[:80]!r}, which is not in the index")
+            raise CheckpointError(f"{index}: {owner.path.name} holds {name[:80]!r}, which is not in the index")

@@ -61,7 +61,7 @@ def read_side_file(folder: Path, path: Path) -> bytes:
     resolved = path.resolve()
     if not any(root in resolved.parents for root in _roots(folder.resolve())):
         raise CheckpointError(
-            f"{path.name} is a link to {resolved}, outside of the model's folder; "
+            f"{path} is a link to {resolved}, outside of the model's folder; "
             "put the file itself into the folder, or remove the link"
         )
     return read_small_file(path, LARGEST_SIDE_FILE)

@@ -65,9 +65,9 @@ def read_json_object(path: Path, limit: int) -> Mapping[str, Any]:
     CheckpointError
         If it is missing, too large, or not a JSON object as `parse_json` wants it.
     """
-    value = parse_json(read_small_file(path, limit), path.name)
+    value = parse_json(read_small_file(path, limit), str(path))
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.name}: holds a {type(value).__name__}, not a JSON object")
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, not a JSON object")
     return value
 
 

@@ -197,7 +197,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
         try:
             return read_small_file(path, LARGEST_TEMPLATE).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise CheckpointError(f"{path.name} is not UTF-8 at byte {error.start}") from error
+            raise CheckpointError(f"{path} is not UTF-8 at byte {error.start}") from error
     template = settings.get("chat_template")
     if isinstance(template, list):  # several, each with a name
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}

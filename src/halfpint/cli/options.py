@@ -229,8 +229,14 @@ def container_for(container: str | None, output: str | None, engine: str | None)
     Raises
     ------
     UsageError
-        If the output is named `.gguf` and --to says something else, or the engine reads folders.
+        If the output is named `.gguf` and --to says something else, or the engine reads folders; if it is named as a
+        safetensors file, or as a folder where a file would be written.
     """
+    if output is not None and output.lower().endswith(".safetensors"):
+        raise UsageError(
+            f"{output} is named as one safetensors file, which no container is; name a .gguf file, or a folder with "
+            "--to compressed-tensors"
+        )
     named_gguf = output is not None and output.lower().endswith(".gguf")
     if named_gguf and container is None and engine in _FOLDER_ENGINES:
         raise UsageError(
@@ -240,10 +246,18 @@ def container_for(container: str | None, output: str | None, engine: str | None)
     if container is not None:
         if named_gguf and container != "gguf":
             raise UsageError(f"{output} is named as a GGUF file, but --to asks for {container}; rename one of them")
-        return container
+        return _file_for(output) if container == "gguf" else container
     if named_gguf or engine not in _FOLDER_ENGINES:
-        return "gguf"
+        return _file_for(output)
     return "compressed-tensors"
+
+
+def _file_for(output: str | None) -> str:
+    if output is not None and output.endswith("/"):
+        raise UsageError(
+            f"{output} is named as a folder, and GGUF is a file; drop the /, or ask for a folder with --to"
+        )
+    return "gguf"
 
 
 def measure_options(texts: tuple[Path, ...], tokens: int | None) -> MeasureOptions:

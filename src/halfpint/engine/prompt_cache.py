@@ -46,6 +46,25 @@ class PromptCache:
     path: Path
     model: str
 
+    def check(self) -> None:
+        """See, before the work, that the file is this model's, or can be made.
+
+        Raises
+        ------
+        UsageError
+            If the file belongs to another model, or cannot be written.
+        CheckpointError
+            If it is no such file, or damaged.
+        """
+        folder = self.path.absolute().parent
+        if self.path.is_dir() or not folder.is_dir():
+            raise UsageError(f"--prompt-cache {self.path}: name a file in a folder that exists")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(f"--prompt-cache {self.path}: the folder {folder} cannot be written to")
+        if self.path.exists():
+            with self._open() as file:
+                self._check_model(self._header(file))
+
     def load(self, config: ModelConfig, kind: str, ids: Sequence[int], limit: int = 0) -> Cache:
         """Give a cache with as much of a text as the file holds.
 
@@ -75,11 +94,9 @@ class PromptCache:
         if not self.path.absolute().parent.is_dir():
             raise UsageError(f"--prompt-cache {self.path}: name a file in a folder that exists")
         try:
-            file = self.path.open("rb")
+            file = self._open()
         except FileNotFoundError:
             return cache
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: {error.strerror or error}") from error
         with file:
             header = self._header(file)
             self._check(header, cache)
@@ -130,6 +147,14 @@ class PromptCache:
         except OSError as error:
             raise UsageError(f"--prompt-cache {self.path}: {error.strerror or error}") from error
 
+    def _open(self) -> BinaryIO:
+        try:
+            return self.path.open("rb")
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: {error.strerror or error}") from error
+
     def _header(self, file: BinaryIO) -> dict[str, Any]:
         """The header, with the types that it promises."""
         size = os.fstat(file.fileno()).st_size
@@ -157,9 +182,12 @@ class PromptCache:
         found: dict[str, Any] = header
         return found
 
-    def _check(self, header: dict[str, Any], cache: Cache) -> None:
+    def _check_model(self, header: dict[str, Any]) -> None:
         if header["model"] != self.model:
             raise UsageError(f"{self.path}: made with another model; choose another file, or delete it")
+
+    def _check(self, header: dict[str, Any], cache: Cache) -> None:
+        self._check_model(header)
         for key, value in _sizes(cache).items():
             if header[key] != value:
                 raise UsageError(

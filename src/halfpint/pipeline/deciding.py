@@ -9,16 +9,17 @@ from halfpint.checkpoints import CONTAINERS
 from halfpint.checkpoints.checkpoint import Checkpoint, Container
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.families import find, read_config
+from halfpint.formats.plain import Plain
 from halfpint.kernels.machine import product_threads
 from halfpint.measuring.comparison import known_config
 from halfpint.pipeline.calibrating import is_needed
 from halfpint.pipeline.forecasting import limits_within, peak_bytes
 from halfpint.pipeline.measurement import calibration_tokens, reads_text
-from halfpint.pipeline.options import CALIBRATED_PARAMETERS, QuantizeOptions
+from halfpint.pipeline.options import CALIBRATED_PARAMETERS, MeasureOptions, QuantizeOptions
 from halfpint.pipeline.progress import Progress, silent
 from halfpint.pipeline.results import PlanResult
 from halfpint.pipeline.sensing import sense
-from halfpint.pipeline.timing import job_seconds
+from halfpint.pipeline.timing import comparison_seconds, job_seconds
 from halfpint.planning import engines, plan_file
 from halfpint.planning.budget import Group
 from halfpint.planning.candidates import CostOf, candidates, plan_within, smallest_plan
@@ -194,6 +195,8 @@ def forecast(
         refusals=refusals,
         peak_memory_bytes=peak_bytes(checkpoint, made, tokens, limits),
         seconds=job_seconds(checkpoint, made, tokens),
+        comparison_seconds=comparison_seconds(checkpoint, made, options.measure or MeasureOptions()),
+        original_bits=_quantized_bits(checkpoint),
         kl_mean=sum(by_tensor.values()) if by_tensor else None,
         memory=memory,
         kl_by_tensor=by_tensor,
@@ -201,6 +204,14 @@ def forecast(
         limits=limits,
         calibration_tokens=tokens if is_needed(made) else 0,
     )
+
+
+def _quantized_bits(checkpoint: Checkpoint) -> float:
+    """Bits per weight of those tensors that are quantized already; 0 when none is."""
+    specs = [
+        spec for spec in checkpoint.tensors.values() if spec.format is not None and not isinstance(spec.format, Plain)
+    ]
+    return 8 * sum(spec.nbytes for spec in specs) / sum(spec.parameters for spec in specs) if specs else 0.0
 
 
 def calibrates(checkpoint: Checkpoint, options: QuantizeOptions) -> bool:

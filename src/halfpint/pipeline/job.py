@@ -6,6 +6,7 @@ journal, and the same job goes on from there, to the same bytes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,7 @@ def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, cali
 
 
 def refuse_target(source: Checkpoint, output: Path) -> None:
-    """Refuse an output that would touch the source, or something that is there already."""
+    """Refuse an output that would touch the source or something that is there already, or cannot be written."""
     target, origin = output.resolve(), source.path.resolve()
     if target == origin or origin in target.parents or target in origin.parents:
         raise UsageError(f"the output {output} lies in or around the source {source.path}; choose another place")
@@ -163,6 +164,8 @@ def refuse_target(source: Checkpoint, output: Path) -> None:
         raise UsageError(f"the output {output} exists; remove it or choose another name")
     if not output.parent.is_dir():
         raise UsageError(f"the folder {output.parent} does not exist; create it first")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"the folder {output.parent} cannot be written to; choose another place")
 
 
 @dataclass(frozen=True, slots=True)

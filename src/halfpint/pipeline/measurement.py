@@ -10,12 +10,13 @@ from typing import Any
 from halfpint.calibration.text import Render, TextSource, Window, bundled, cut, plain_conversation, read_files
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError, UnsupportedError
+from halfpint.families import find
 from halfpint.measuring.comparison import Reading, compare, known_config, read, steps
 from halfpint.measuring.text import held_out
 from halfpint.pipeline.calibrating import Calibration, is_needed
 from halfpint.pipeline.options import CalibrationOptions, MeasureOptions
 from halfpint.pipeline.progress import Progress, silent
-from halfpint.pipeline.results import Measurement
+from halfpint.pipeline.results import Measurement, Speech
 from halfpint.plans import Plan
 from halfpint.tokenization import Tokenizer, load_tokenizer
 
@@ -32,7 +33,10 @@ _FEWEST_CALIBRATION_TOKENS = 8192
 _MOST_CALIBRATION_TOKENS = 65_536
 _MOST_IN_LARGE_MODELS = 32_768
 _LARGE_PARAMETERS = 100_000_000
-_CALIBRATION_WINDOW = 256
+CALIBRATION_WINDOW = 256
+"""Tokens of a window of the calibration text; fewer where the model's context is shorter."""
+# A vocabulary of 105 words makes 0.91 tokens of a byte of the bundled text, one of 2048 words 0.48.
+_TOKENS_PER_BYTE = 0.6
 _BUNDLED = CalibrationOptions()
 
 
@@ -88,9 +92,25 @@ def held_out_windows(reference: Checkpoint, options: MeasureOptions, kinds: Coll
     sources = read_files(options.texts, render) if options.texts else held_out(render)
     if kinds:
         sources = [source for source in sources if source.name in kinds]
+    return cut(tokenizer, sources, min(options.window_tokens, config.max_positions), _most_tokens(reference, options))
+
+
+def held_out_tokens(reference: Checkpoint, options: MeasureOptions) -> int:
+    """About how many tokens `held_out_windows` gives of the bundled text, within a half; tokenizes nothing."""
+    there = _TOKENS_PER_BYTE * sum(len(source.text.encode()) for source in held_out())
+    return int(min(_most_tokens(reference, options), there))
+
+
+def _most_tokens(reference: Checkpoint, options: MeasureOptions) -> int:
     parameters = sum(spec.parameters for spec in reference.tensors.values())
-    limit = options.tokens or int(min(_MOST_TOKENS, max(_FEWEST_TOKENS, _OPERATIONS / (4 * parameters))))
-    return cut(tokenizer, sources, min(options.window_tokens, config.max_positions), limit)
+    return options.tokens or int(min(_MOST_TOKENS, max(_FEWEST_TOKENS, _OPERATIONS / (4 * parameters))))
+
+
+def speech(checkpoint: Checkpoint) -> Speech:
+    """How one talks with a model: in its chat template, by texts that it continues, or not at all."""
+    if find(checkpoint.config) is None or not reads_text(checkpoint):
+        return ""
+    return "generate" if load_tokenizer(checkpoint).chat_template is None else "chat"
 
 
 def reads_text(checkpoint: Checkpoint) -> bool:
@@ -115,7 +135,7 @@ def calibration_windows(checkpoint: Checkpoint, options: CalibrationOptions, tok
     sources = read_files(options.texts, render) if options.texts else bundled(render)
     limit = tokens or options.tokens or calibration_tokens(checkpoint)
     begun = [_begun(source, options.seed) for source in sources]
-    return cut(tokenizer, begun, min(_CALIBRATION_WINDOW, config.max_positions), limit)
+    return cut(tokenizer, begun, min(CALIBRATION_WINDOW, config.max_positions), limit)
 
 
 def calibration_tokens(checkpoint: Checkpoint) -> int:

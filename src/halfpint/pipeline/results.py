@@ -18,6 +18,9 @@ from halfpint.planning.memory import MemoryNeed
 from halfpint.planning.sensitivity import Sensed
 from halfpint.plans import Plan
 
+Speech = Literal["chat", "generate", ""]
+"""The command that runs a model: `chat` needs a chat template; empty when none can."""
+
 Verdict = Literal["PASS", "FAIL", "UNMEASURED"]
 
 
@@ -38,6 +41,11 @@ class PlanResult:
         Forecast for the job without the comparison.
     seconds : float
         Forecast for the same.
+    comparison_seconds : float
+        Forecast for the comparison with the original; 0 when there is none.
+    original_bits : float
+        Bits per weight of those tensors of the source that are quantized already; 0 when none is. Whoever compares
+        with such a source does not see what it had lost before.
     kl_mean : float or None
         Forecast of the mean KL divergence in nats; None when nothing of the model was measured.
     memory : MemoryNeed or None
@@ -64,6 +72,8 @@ class PlanResult:
     sensed: Sensed | None = None
     limits: Limits = Limits()  # noqa: RUF009 - frozen
     calibration_tokens: int = 0
+    comparison_seconds: float = 0.0
+    original_bits: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,8 @@ class QuantizeResult:
         Of a search, in order; empty otherwise.
     additivity : float or None
         Measured KL divergence over the sum of the tensors' own, of the mixture that the budget chose.
+    speech : str
+        The command that runs the output.
     """
 
     planned: PlanResult
@@ -152,6 +164,7 @@ class QuantizeResult:
     baseline: Baseline | None = None
     trials: tuple[Trial, ...] = ()
     additivity: float | None = None
+    speech: Speech = "chat"
 
     @property
     def plan(self) -> Plan:

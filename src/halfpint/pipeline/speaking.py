@@ -147,6 +147,8 @@ def generate(
     """
     checkpoint = open_model(model)
     try:
+        if options.prompt_cache is not None:
+            PromptCache(options.prompt_cache, model_fingerprint(checkpoint)).check()
         return Speaker(checkpoint).continue_text(prompt, options, Heard(on_text, on_prompt))
     finally:
         checkpoint.close()

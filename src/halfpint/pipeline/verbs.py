@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from halfpint.pipeline import inspection
+from halfpint.pipeline import inspection, job
 from halfpint.pipeline.benchmarking import bench
 from halfpint.pipeline.deciding import decide
 from halfpint.pipeline.demonstration import demonstrate
 from halfpint.pipeline.diagnosis import diagnose
-from halfpint.pipeline.measurement import held_out_windows, measure_checkpoints
+from halfpint.pipeline.measurement import held_out_windows, measure_checkpoints, speech
 from halfpint.pipeline.memory import peak_memory_bytes
 from halfpint.pipeline.opening import open_model
 from halfpint.pipeline.options import MeasureOptions, QuantizeOptions
@@ -118,6 +118,8 @@ def quantize(
     started = time.monotonic()
     source = open_model(model)
     try:
+        job.refuse_target(source, Path(output))
+        talks = speech(source)
         found = _carry_out(Workbench.of(source, options, progress), Path(output))
     finally:
         source.close()
@@ -135,6 +137,7 @@ def quantize(
         baseline=found.baseline,
         trials=found.trials,
         additivity=found.additivity,
+        speech=talks,
     )
 
 

@@ -151,22 +151,22 @@ def check_model(file: PlanFile, source: Checkpoint, where: str = "the plan") -> 
     Raises
     ------
     UsageError
-        Naming a tensor that differs.
+        That says so, or, where only the lines were edited, names the tensor that is too many or missing.
     """
+    if fingerprint(source) != file.fingerprint:
+        raise UsageError(
+            f"{where} was made for another model: the names or shapes of its tensors are not those of {source.path} "
+            f"(fingerprint {fingerprint(source)}, the plan says {file.fingerprint})"
+        )
     strangers = [name for name in file.tensors if name not in source.tensors]
     if strangers:
-        raise UsageError(f"{where} is of another model: {source.path} has no tensor {strangers[0]}")
+        raise UsageError(f"{where} says too much: {source.path} has no tensor {strangers[0]}; remove its line")
     # A tied head is stored once, as the embedding.
     spared = Role.HEAD if source.config.get("tie_word_embeddings", False) else None
     roles = roles_of(source)
     missing = [name for name in source.tensors if name not in file.tensors and roles.get(name, "") is not spared]
     if missing:
         raise UsageError(f"{where} says nothing of {missing[0]}; give it a line")
-    if fingerprint(source) != file.fingerprint:
-        raise UsageError(
-            f"{where} is of another model: the names or shapes of its tensors are not those of {source.path} "
-            f"(fingerprint {fingerprint(source)}, the plan says {file.fingerprint})"
-        )
 
 
 def _assigned(format_name: str, solver: str, rule: str) -> Assigned:

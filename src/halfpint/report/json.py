@@ -93,6 +93,7 @@ def plan(planned: PlanResult) -> Object:
         "parameters": decided.parameters,
         "bytes": decided.nbytes,
         "original_bytes": planned.original_bytes,
+        "original_quantized_bits": planned.original_bits or None,
         "bits_per_weight": decided.bits_per_weight,
         "tensors": [
             {
@@ -112,6 +113,7 @@ def plan(planned: PlanResult) -> Object:
         "forecast": {
             "peak_memory_bytes": planned.peak_memory_bytes,
             "seconds": planned.seconds,
+            "comparison_seconds": planned.comparison_seconds,
             "kl_mean": planned.kl_mean,
             "calibration_tokens": planned.calibration_tokens,
         },

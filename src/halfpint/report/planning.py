@@ -33,6 +33,7 @@ def plan_card(planned: PlanResult, name: str, every_tensor: bool = False) -> Gro
         parts.append(remark("\n".join(f"left out: {left}, {reason}" for left, reason in plan.dropped)))
     parts += [
         facts((*_sizes(planned.plan, planned.original_bytes), *_forecast(planned))),
+        *_already(planned),
     ]
     if planned.memory is not None:
         parts += [heading("Where the memory goes"), facts(_memory(planned.memory))]
@@ -93,11 +94,29 @@ def _forecast(planned: PlanResult) -> list[tuple[str, str, str]]:
     rows = [
         ("calibration", f"{tokens:,}" if tokens else "none", "tokens of text" if tokens else _UNCALIBRATED),
         ("peak memory", size(planned.peak_memory_bytes), "forecast, without the comparison"),
-        ("time", duration(planned.seconds), "forecast, without the comparison"),
+        ("time", duration(planned.seconds), _then(planned.comparison_seconds)),
     ]
     if planned.kl_mean is not None:
         rows.append(("KL divergence", significant(planned.kl_mean, 2), "forecast, mean in nats"))
     return rows
+
+
+def _then(comparison_seconds: float) -> str:
+    if not comparison_seconds:
+        return "forecast"
+    return f"forecast, and {duration(comparison_seconds)} for the comparison"
+
+
+def _already(planned: PlanResult) -> list[RenderableType]:
+    """What a source that is quantized already means for the comparison."""
+    if not planned.original_bits:
+        return []
+    return [
+        remark(
+            f"The source is quantized already, at {significant(planned.original_bits)} bits per weight. What it lost "
+            "then stays lost, and the comparison, which is with the source, does not show it."
+        )
+    ]
 
 
 def _memory(need: MemoryNeed) -> list[tuple[str, str, str]]:
@@ -121,6 +140,7 @@ def quantize_card(result: QuantizeResult, name: str) -> Group:
     parts: list[RenderableType] = [
         heading(f"{name} -> {result.output}", result.plan.container),
         facts((*_sizes(result.plan, result.planned.original_bytes), *_cost(result))),
+        *_already(result.planned),
     ]
     found = result.measurement
     if found is not None:
@@ -187,8 +207,9 @@ def verdict(result: QuantizeResult) -> Text:
 
 def _next(result: QuantizeResult) -> list[tuple[str, str]]:
     rows = [("loads in", ", ".join(result.planned.engines) or "no engine that we know")]
-    if "halfpint" in result.planned.engines:
-        rows.append(("next", f"halfpint chat {shell_word(str(result.output))}"))
+    if "halfpint" in result.planned.engines and result.speech:
+        prompt = " 'Once upon a time'" if result.speech == "generate" else ""
+        rows.append(("next", f"halfpint {result.speech} {shell_word(str(result.output))}{prompt}"))
     return rows
 
 
