@@ -58,3 +58,4 @@ def assert_same(first, second):
             assert one.tokens == other.tokens
             assert np.array_equal(one.second, other.second)
             assert np.array_equal(one.shift, other.shift)
+            assert np.array_equal(one.difference, other.difference)

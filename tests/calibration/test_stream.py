@@ -40,9 +40,7 @@ def test_moments_are_those_of_every_weight_s_own_input(model):
         states = [block.forward(state, perform=observe) for state in states]
         for name, gathered in moments.items():
             assert gathered.tokens == 71
-            assert np.allclose(gathered.total().second, seen[name], rtol=1e-4, atol=1e-4 * np.abs(seen[name]).max()), (
-                name
-            )
+            assert np.allclose(gathered.second(), seen[name], rtol=1e-4, atol=1e-4 * np.abs(seen[name]).max()), name
 
 
 def test_weights_with_one_input_share_its_moments(model):

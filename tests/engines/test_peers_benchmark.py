@@ -39,8 +39,7 @@ def test_importance_is_the_mean_square_of_what_calibration_sees(model: Path, mat
 
     def keep(name, statistics):
         if statistics is not None:
-            total = statistics.total()
-            seen[name] = np.diagonal(total.second) / total.tokens
+            seen[name] = np.diagonal(statistics.second()) / statistics.tokens
         return checkpoint.read(name)
 
     calibrate(checkpoint, windows_of(model, TEXT), names, keep)

@@ -30,7 +30,7 @@ def test_each_step_keeps_outputs_closer_than_the_one_before(name):
     assert {k: (v.shape, v.dtype) for k, v in solved.quantized.parts.items()} == {
         k: (p.shape, p.dtype) for k, p in fmt.parts(*original.shape).items()
     }
-    moments = live(told.total().second)
+    moments = live(told.second())
     share = loss(original, solved.quantized, moments) / feedback.proxy_loss(original, moments)
     assert share == pytest.approx(solved.losses["refined"], rel=1e-4)
 

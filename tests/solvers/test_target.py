@@ -24,7 +24,7 @@ def drifted(noise, tokens=4000):
 
 def test_without_noise_the_whole_difference_is_made_up_for():
     difference, told = drifted(noise=0)
-    choice = choose_correction(told)
+    choice = choose_correction(weight(ROWS, COLUMNS), told)
     assert choice.blend > 0.95
     corrected = wished_weight(weight(ROWS, COLUMNS), told, choice) - weight(ROWS, COLUMNS)
     unseen = inputs(COLUMNS, 1000, seed=3)
@@ -40,11 +40,11 @@ def test_of_pure_noise_nothing_is_taken(tokens, seed):
         return generator.standard_normal((len(part), ROWS)).astype(np.float32)
 
     told = statistics(inputs(COLUMNS, tokens), noise)
-    assert choose_correction(told).blend < 0.1
+    assert choose_correction(weight(ROWS, COLUMNS), told).blend < 0.1
 
 
 def test_few_tokens_are_damped_more_and_taken_less():
-    many, few = (choose_correction(drifted(noise=3, tokens=tokens)[1]) for tokens in (8000, 160))
+    many, few = (choose_correction(weight(ROWS, COLUMNS), drifted(noise=3, tokens=tokens)[1]) for tokens in (8000, 160))
     assert few.damping >= many.damping
     assert few.blend < many.blend
 
@@ -53,7 +53,7 @@ def test_few_tokens_are_damped_more_and_taken_less():
 def test_what_is_taken_helps_on_text_that_neither_half_has_seen(noise):
     difference, told = drifted(noise, tokens=1000)
     original = weight(ROWS, COLUMNS)
-    change = wished_weight(original, told, choose_correction(told)) - original
+    change = wished_weight(original, told, choose_correction(weight(ROWS, COLUMNS), told)) - original
     unseen = inputs(COLUMNS, 1000, seed=3)
     left = np.square(unseen @ (difference - change).T).sum()
     assert left < np.square(unseen @ difference.T).sum()
@@ -61,6 +61,6 @@ def test_what_is_taken_helps_on_text_that_neither_half_has_seen(noise):
 
 def test_without_shifts_the_weight_is_its_own_target():
     told = statistics(inputs(COLUMNS))
-    assert choose_correction(told) == Correction()
+    assert choose_correction(weight(ROWS, COLUMNS), told) == Correction()
     original = weight(ROWS, COLUMNS)
-    assert wished_weight(original, told, choose_correction(told)) is original
+    assert wished_weight(original, told, choose_correction(weight(ROWS, COLUMNS), told)) is original

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from halfpint.kernels.blas import add_outer, add_square, combine, mirror, times_transposed
+from halfpint.kernels.blas import add_outer, add_square, mirror, times_transposed
 from halfpint.solvers.statistics import Moments, Statistics
 from halfpint.tensors import FloatArray
 
@@ -40,9 +40,9 @@ class SecondMoments:
         for total in self._totals:
             mirror(total)
 
-    def moments(self, half: int, shift: FloatArray | None = None) -> Moments:
+    def moments(self, half: int, shift: FloatArray | None = None, difference: FloatArray | None = None) -> Moments:
         """Of one half, after `finish`; all that is given shares the sum."""
-        return Moments(self._totals[half], shift, self._tokens[half])
+        return Moments(self._totals[half], shift, self._tokens[half], difference)
 
 
 class Gathering:
@@ -57,14 +57,20 @@ class Gathering:
     columns : int
     weight : float32 [rows, columns] or None
         To sum the shift itself, for this weight alone; None to sum D.
+
+    Attributes
+    ----------
+    statistics : Statistics or None
+        After `finish`, for all weights that have this input; None if there was no token.
     """
 
-    __slots__ = ("_differences", "_seconds", "_weight")
+    __slots__ = ("_differences", "_seconds", "_weight", "statistics")
 
     def __init__(self, columns: int, weight: FloatArray | None = None) -> None:
         rows = columns if weight is None else len(weight)
         self._weight = weight
         self._seconds = SecondMoments(columns)
+        self.statistics: Statistics | None = None
         self._differences = [np.zeros((rows, columns), np.float32) for _ in range(HALVES)]
 
     def add(self, half: int, original: FloatArray, quantized: FloatArray, drift: FloatArray | None = None) -> None:
@@ -97,14 +103,10 @@ class Gathering:
     def finish(self) -> None:
         """All tokens are in."""
         self._seconds.finish()
-
-    def statistics(self, weight: FloatArray) -> Statistics | None:
-        """For one of the weights, float32 [rows, columns], after `finish`; None if there was no token."""
-        if not self.tokens:
-            return None
-        first, last = (self._seconds.moments(half, self._shift(half, weight)) for half in range(HALVES))
-        return Statistics((first, last))
-
-    def _shift(self, half: int, weight: FloatArray) -> FloatArray:
-        difference = self._differences[half]
-        return combine(weight, difference) if self._weight is None else difference
+        if self.tokens:
+            shared = self._weight is None
+            first, last = (
+                self._seconds.moments(half, *((None, sums) if shared else (sums, None)))
+                for half, sums in enumerate(self._differences)
+            )
+            self.statistics = Statistics((first, last))

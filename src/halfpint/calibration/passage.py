@@ -45,13 +45,13 @@ class Findings:
     routed: dict[int, NDArray[np.int64]] = field(default_factory=dict)
     scarce: dict[str, int] = field(default_factory=dict)
 
-    def statistics(self, name: str, weight: FloatArray, gathering: Gathering | None) -> Statistics | None:
-        """What to tell the solver of a tensor, float32 [rows, columns]."""
+    def statistics(self, name: str, columns: int, gathering: Gathering | None) -> Statistics | None:
+        """What to tell the solver of a tensor."""
         if name not in self.wanted or gathering is None:
             return None
-        if gathering.tokens < self.scarce_share * weight.shape[1]:
+        if gathering.tokens < self.scarce_share * columns:
             self.scarce[name] = gathering.tokens
-        return gathering.statistics(weight)
+        return gathering.statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Passage:
         solved = []
         for projection in request.projections:
             weight = projection.linear.decode()
-            statistics = self.findings.statistics(projection.name, weight, gathering)
+            statistics = self.findings.statistics(projection.name, weight.shape[1], gathering)
             quantized = _float32(ask(self.solve, projection.name, statistics, weight.shape))
             solved.append(LayerWeight(weight, quantized, projection.bias))
         return solved

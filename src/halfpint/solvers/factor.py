@@ -7,8 +7,6 @@ leaves all but small corners to matrix products, which do not mind.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,11 +15,11 @@ from halfpint.tensors import FloatArray
 DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the mean diagonal that are added to the diagonal, one after the other until there is a factor."""
 
-_CORNER = 96
-# Triangles up to this size are multiplied as if they were squares.
-_TRIANGLE = 384
-
-_Float = TypeVar("_Float", np.float32, np.float64)
+_CORNER = 128
+# Columns of a product with a triangle that are made at a time; what is zero in them is multiplied as well.
+_STRIP = 256
+# Matrices are halved at multiples of this: see `halfpint.kernels.blas`.
+_SUM = 64
 
 
 def live_scale(second: FloatArray) -> np.float32:
@@ -37,15 +35,25 @@ def live(second: FloatArray) -> FloatArray:
     A column whose input is always zero gets a variance of 1 of its own, so that its weights are rounded to the nearest
     and disturb nothing. Without any input the answer is the identity.
     """
-    dead = ~(np.diagonal(second) > 0)
-    scaled: FloatArray = second / live_scale(second)
-    scaled[dead] = 0
-    scaled[:, dead] = 0
-    scaled[dead, dead] = 1
+    scaled = second.copy()
+    enliven(scaled)
     return scaled
 
 
-def feedback_factor(moments: FloatArray, damping: float) -> FloatArray | None:
+def enliven(second: FloatArray) -> np.float32:
+    """As `live`, in place; gives the number that moments were divided by."""
+    dead = ~(np.diagonal(second) > 0)
+    unit = live_scale(second)
+    second /= unit
+    second[dead] = 0
+    second[:, dead] = 0
+    second[dead, dead] = 1
+    return unit
+
+
+def feedback_factor(
+    moments: FloatArray, damping: float, order: NDArray[np.int64] | slice = slice(None)
+) -> FloatArray | None:
     """Upper triangular U with U^T U = (H + damping I)^-1, H of mean diagonal 1.
 
     Parameters
@@ -54,6 +62,8 @@ def feedback_factor(moments: FloatArray, damping: float) -> FloatArray | None:
         Symmetric.
     damping : float
         What is added to the diagonal.
+    order : int64 [columns], optional
+        Columns in the order in which H is to have them.
 
     Returns
     -------
@@ -61,73 +71,69 @@ def feedback_factor(moments: FloatArray, damping: float) -> FloatArray | None:
 
     Notes
     -----
-    Turned around, the lower Cholesky factor of H is the inverse of the upper factor that is wanted, so no inverse of H
-    itself is formed. Works in float64, in less than three arrays of float64 [columns, columns].
+    H = R R^T, R upper triangular, makes U the inverse of R, so no inverse of H itself is formed. Works in float32, in
+    the array that is returned: what rounding makes of an entry H_ij is some millionths of sqrt(H_ii H_jj) (Higham,
+    Accuracy and Stability of Numerical Algorithms, 10.1), which the sums over tokens are off by as well.
     """
-    lower = _inverse_factor(moments[::-1, ::-1].astype(np.float64), damping)
-    if lower is None:
+    factor = moments.copy() if isinstance(order, slice) else moments[np.ix_(order, order)]
+    np.einsum("ii->i", factor)[...] += np.float32(damping)
+    try:
+        _invert_factor(factor)
+    except np.linalg.LinAlgError:
         return None
-    upper: FloatArray = np.triu(lower.astype(np.float32)[::-1, ::-1])
-    return upper if np.isfinite(upper).all() else None
+    return factor if np.isfinite(factor).all() else None
 
 
 def solve_damped(right: FloatArray, moments: FloatArray, damping: float) -> FloatArray | None:
-    """Give right (H + damping I)^-1, float32 [rows, columns]; None if the damped matrix is not positive definite.
+    """Turn `right`, float32 [rows, columns], into right (H + damping I)^-1, in place.
 
-    Works in float32: with a damping of some hundredths, which is well above its rounding errors for any H of mean
-    diagonal 1 and some ten thousand columns.
+    Returns
+    -------
+    `right`, or None if the damped matrix is not positive definite
     """
-    lower = _inverse_factor(moments.astype(np.float32), damping)
-    if lower is None:
+    factor = feedback_factor(moments, damping)
+    if factor is None:
         return None
-    solved: FloatArray = _times(_times_transposed(right, lower), lower)
-    return solved if np.isfinite(solved).all() else None
+    _times_transposed(right, factor)
+    _times(right, factor)
+    return right if np.isfinite(right).all() else None
 
 
-def _inverse_factor(matrix: NDArray[_Float], damping: float) -> NDArray[_Float] | None:
-    """Turn a symmetric matrix, damped, into the inverse of its lower Cholesky factor, in place."""
-    np.einsum("ii->i", matrix)[...] += matrix.dtype.type(damping)
-    try:
-        _invert_cholesky(matrix)
-    except np.linalg.LinAlgError:
-        return None
-    return matrix
+def _invert_factor(matrix: FloatArray) -> None:
+    """Replace a symmetric matrix, of which the upper triangle is looked at, by U = R^-1, R R^T being the matrix.
 
-
-def _invert_cholesky(matrix: NDArray[_Float]) -> None:
-    """Replace the lower triangle of a symmetric matrix by X = L^-1, L L^T being the matrix; what is above is left over.
-
-    With A = [[A11, A21^T], [A21, A22]]: L21 = A21 X11^T; X22 is that of A22 - L21 L21^T; and X21 = -X22 L21 X11.
+    With A = [[A11, A12], [A12^T, A22]]: U22 is that of A22; R12 = A12 U22^T; U11 that of A11 - R12 R12^T; and
+    U12 = -U11 R12 U22.
     """
     size = len(matrix)
     if size <= _CORNER:
-        matrix[...] = np.linalg.inv(np.linalg.cholesky(matrix))
+        turned = np.linalg.inv(np.linalg.cholesky(matrix[::-1, ::-1].astype(np.float64)))
+        matrix[...] = np.triu(turned[::-1, ::-1])
         return
-    middle = size // 2
-    corner, rest = matrix[:middle, :middle], matrix[middle:, middle:]
-    _invert_cholesky(corner)
-    below = _times_transposed(matrix[middle:, :middle], corner)
-    rest -= below @ below.T
-    _invert_cholesky(rest)
-    matrix[middle:, :middle] = -_times_transposed(_times(below, corner).T, rest).T
+    middle = -(-size // (2 * _SUM)) * _SUM
+    corner, beside, rest = matrix[:middle, :middle], matrix[:middle, middle:], matrix[middle:, middle:]
+    _invert_factor(rest)
+    _times_transposed(beside, rest)
+    for start, end in _strips(middle):
+        corner[start:end, start:] -= beside[start:end] @ beside[start:].T
+    _invert_factor(corner)
+    _times(beside, rest)
+    for start, end in _strips(middle):
+        beside[start:end] = -corner[start:end, start:] @ beside[start:]
+    matrix[middle:, :middle] = 0
 
 
-def _times(matrix: NDArray[_Float], lower: NDArray[_Float]) -> NDArray[_Float]:
-    """Multiply by a lower triangle from the right; only its large corners of zeros are left out."""
-    size = len(lower)
-    if size <= _TRIANGLE:
-        return matrix @ np.tril(lower)
-    middle = size // 2
-    left = _times(matrix[:, :middle], lower[:middle, :middle]) + matrix[:, middle:] @ lower[middle:, :middle]
-    return np.concatenate([left, _times(matrix[:, middle:], lower[middle:, middle:])], axis=1)
+def _times(matrix: FloatArray, upper: FloatArray) -> None:
+    """Multiply by an upper triangle from the right, in place."""
+    for start, end in reversed(_strips(len(upper))):
+        matrix[:, start:end] = matrix[:, :end] @ upper[:end, start:end]
 
 
-def _times_transposed(matrix: NDArray[_Float], lower: NDArray[_Float]) -> NDArray[_Float]:
-    """Multiply by the transpose of a lower triangle from the right."""
-    size = len(lower)
-    if size <= _TRIANGLE:
-        return matrix @ np.tril(lower).T
-    middle = size // 2
-    right = _times_transposed(matrix[:, middle:], lower[middle:, middle:])
-    right += matrix[:, :middle] @ lower[middle:, :middle].T
-    return np.concatenate([_times_transposed(matrix[:, :middle], lower[:middle, :middle]), right], axis=1)
+def _times_transposed(matrix: FloatArray, upper: FloatArray) -> None:
+    """Multiply by the transpose of an upper triangle from the right, in place."""
+    for start, end in _strips(len(upper)):
+        matrix[:, start:end] = matrix[:, start:] @ upper[start:end, start:].T
+
+
+def _strips(size: int) -> list[tuple[int, int]]:
+    return [(start, min(size, start + _STRIP)) for start in range(0, size, _STRIP)]

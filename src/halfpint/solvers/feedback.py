@@ -18,7 +18,7 @@ from halfpint import kernels
 from halfpint.errors import NonFiniteError, ShapeError
 from halfpint.kernels.machine import side_by_side
 from halfpint.solvers import lattices, refinement, rounding, rows
-from halfpint.solvers.factor import DAMPING, live
+from halfpint.solvers.factor import DAMPING
 from halfpint.solvers.lattices import supports
 from halfpint.solvers.statistics import Solved, Statistics
 from halfpint.solvers.target import choose_correction, wished_weight
@@ -59,7 +59,7 @@ def solve_unrefined(weight: FloatArray, statistics: Statistics | None, fmt: Form
 def solve_weighted(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Solved:
     """Encode a weight as it is, each column's error weighted by how large that column's input is."""
     assert statistics is not None
-    task = _Task(weight, weight, live(statistics.second()), fmt)
+    task = _Task(weight, weight, statistics.scaled().moments, fmt)
     answer = _answer(task)
     return Solved(answer.candidates["weighted"], _shares(answer.losses, answer.energy))
 
@@ -89,8 +89,6 @@ class _Task:
     fmt : Format
     course : Course or None
         None where the moments have no factor: then there is no feedback.
-    damped : float32 [columns, columns] or None
-        Moments for refinement, positive definite; None for no refinement.
     sweeps : int
         Of refinement.
     """
@@ -100,7 +98,6 @@ class _Task:
     moments: FloatArray
     fmt: Format
     course: rounding.Course | None = None
-    damped: FloatArray | None = None
     sweeps: int = 0
 
     def rows(self, chosen: slice) -> _Task:
@@ -125,17 +122,16 @@ def _solve(weight: FloatArray, statistics: Statistics | None, fmt: Format, sweep
     assert supports(fmt)
     if statistics.groups and rows.apart(fmt, weight.shape):
         return rows.solve_groups(partial(_solve, sweeps=sweeps), weight, statistics.groups, fmt)
-    target = wished_weight(weight, statistics, choose_correction(statistics))
-    task = _Task(weight, target, live(statistics.second()), fmt, None, None, sweeps)
+    target = wished_weight(weight, statistics, choose_correction(weight, statistics))
+    task = _Task(weight, target, statistics.scaled().moments, fmt, None, sweeps)
     for damping in DAMPING:
-        course = rounding.course(task.moments, damping, fmt)
+        course = rounding.course(statistics, damping, fmt)
         if course is None:
             continue
         try:
-            # Made after the factor, which needs the memory while it is made.
-            return _side_by_side(replace(task, course=course, damped=_damped(task.moments) if sweeps else None))
+            return _side_by_side(replace(task, course=course))
         except (ShapeError, NonFiniteError):
-            continue
+            del course  # before another is made
     solved = _side_by_side(task)
     note = (
         "the second moments of the input have no factor even with their mean added to the diagonal: "
@@ -160,22 +156,19 @@ def _shares(losses: Mapping[str, float], energy: float) -> Mapping[str, float]:
     return {name: loss / energy if energy > 0 else 0.0 for name, loss in losses.items()}
 
 
-def _damped(moments: FloatArray) -> FloatArray:
-    damped = moments.copy()
-    np.einsum("ii->i", damped)[...] += np.float32(DAMPING[0])
-    return damped
-
-
 @np.errstate(over="ignore", invalid="ignore")  # each thread has settings of its own
 def _answer(task: _Task) -> _Answer:
     candidates = {"nearest": kernels.encode(task.weight, task.fmt), "weighted": _weighted(task)}
-    if task.course is not None:
-        candidates["feedback"] = rounding.feed_back(task.target, task.course, task.fmt)
-        if task.damped is not None:
-            fed = candidates["feedback"]
-            grid, _ = refinement.refine(task.target, lattices.read(fed), task.damped, task.sweeps)
-            candidates["refined"] = lattices.write(grid, fed)
     losses = {name: task.loss(candidate) for name, candidate in candidates.items()}
+    if task.course is not None:
+        fed = candidates["feedback"] = rounding.feed_back(task.target, task.course, task.fmt)
+        if task.sweeps:
+            grid, gain = refinement.refine(task.target, lattices.read(fed), task.moments, DAMPING[0], task.sweeps)
+            candidates["refined"] = lattices.write(grid, fed)
+            refined = task.loss(candidates["refined"])
+            losses |= {"feedback": refined + gain, "refined": refined}
+        else:
+            losses["feedback"] = task.loss(fed)
     return _Answer(candidates, losses, proxy_loss(task.weight, task.moments))
 
 

@@ -3,7 +3,7 @@
 Error feedback decides each code once, before those of the columns after it are known. Afterwards they are: each index,
 sub-scale, sub-minimum, scale and minimum can be asked whether another value, all others fixed, gives a smaller
 tr(E H E^T), E being what is left of the weight. For a scale that is least squares in closed form, for an index the
-level nearest to a number; both need only the gradient E H, which is kept up to date.
+level nearest to a number; both need only the gradient E H, which is made for some columns at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from halfpint.kernels.blas import subtract_outer
 from halfpint.solvers import moves
 from halfpint.solvers.lattice import Grid
 from halfpint.tensors import FloatArray
@@ -26,7 +25,9 @@ _ROUNDS = 3
 _PATCH = 256
 
 
-def refine(weight: FloatArray, grid: Grid, moments: FloatArray, sweeps: int = SWEEPS) -> tuple[Grid, FloatArray]:
+def refine(
+    weight: FloatArray, grid: Grid, moments: FloatArray, damping: float, sweeps: int = SWEEPS
+) -> tuple[Grid, float]:
     """Improve a grid by sweeps of moves.
 
     Parameters
@@ -36,56 +37,60 @@ def refine(weight: FloatArray, grid: Grid, moments: FloatArray, sweeps: int = SW
     grid : Grid
         Not changed.
     moments : float32 [columns, columns]
-        Positive definite.
+    damping : float
+        What is added to their diagonal for the moves, so that it is positive definite.
     sweeps : int
 
     Returns
     -------
     grid : Grid
-        Of a loss not above that of the one given, up to rounding.
-    losses : float32 [sweeps + 1]
-        tr(E H E^T) before the first sweep and after each, as the running gradient gives it.
+        Of a loss, with damped moments, not above that of the one given, up to rounding.
+    gain : float
+        By how much tr(E H E^T) became less, without damping.
     """
     grid = grid.copy()
     columns = weight.shape[1]
     lattice = grid.lattice
     error = weight - grid.values()
-    # A column to a row, so that it is added to in place.
-    gradient = np.ascontiguousarray(np.matmul(error, moments, dtype=np.float32).T)
-    losses = [float(np.vdot(gradient, error.T))]
     one_block = lattice.block_columns >= columns > _PATCH
     width = _PATCH if one_block else max(1, _PATCH // lattice.block_columns) * lattice.block_columns
+    gain = 0.0
     for _ in range(sweeps):
         if one_block:
-            grid = _refit_rows(grid, gradient, moments)
+            grid, gained = _refit_rows(grid, error, moments, damping)
+            gain += gained
         for start in range(0, columns, width):
             end = min(start + width, columns)
-            here = grid.columns(start, end)
-            piece, change = moves.refine(here, gradient[start:end].T, moments[start:end, start:end], _ROUNDS)
+            left, corner = error[:, start:end], moments[start:end, start:end]
+            image = error @ moments[:, start:end]
+            damped = corner + np.float32(damping) * np.eye(end - start, dtype=np.float32)
+            piece, change = moves.refine(grid.columns(start, end), image + np.float32(damping) * left, damped, _ROUNDS)
             if one_block:
                 grid.indices[:, start:end] = piece.indices
             else:
                 grid.put(start, piece)
-            subtract_outer(gradient, moments[start:end], np.ascontiguousarray(change.T))
-        losses.append(float(np.vdot(gradient, (weight - grid.values()).T)))
-    return grid, np.array(losses, np.float32)
+            left -= change
+            gain += float(np.vdot(change, np.float32(2) * image - change @ corner))
+    return grid, gain
 
 
-def _refit_rows(grid: Grid, gradient: FloatArray, moments: FloatArray) -> Grid:
-    """Give each row the best scale for its codes, where one scale serves the whole row; the gradient follows."""
+def _refit_rows(grid: Grid, error: FloatArray, moments: FloatArray, damping: float) -> tuple[Grid, float]:
+    """Give each row the best scale for its codes, where one scale serves the whole row; the error follows."""
     if grid.lattice.scale_dtype is None:
-        return grid
-    per_scale, _ = grid.directions(0, len(gradient))
+        return grid, 0.0
+    per_scale, _ = grid.directions(0, error.shape[1])
     image = per_scale @ moments
-    curvature = np.einsum("rc,rc->r", per_scale, image)
-    slope = np.einsum("rc,cr->r", per_scale, gradient)
+    curvature, slope = (np.einsum("rc,rc->r", each, image) for each in (per_scale, error))
+    more = np.float32(damping)
+    damped_curvature = curvature + more * np.einsum("rc,rc->r", per_scale, per_scale)
+    damped_slope = slope + more * np.einsum("rc,rc->r", per_scale, error)
     scale = grid.scale[:, 0]
-    sloped = curvature > 0
-    wished = scale + np.where(sloped, slope / np.where(sloped, curvature, np.float32(1)), np.float32(0))
+    sloped = damped_curvature > 0
+    wished = scale + np.where(sloped, damped_slope / np.where(sloped, damped_curvature, np.float32(1)), np.float32(0))
     step = grid.lattice.storable(wished) - scale
     # Rounded to its dtype a step may overshoot: it is made only where the error falls all the same.
-    step = np.where(step * (step * curvature - 2 * slope) < 0, step, np.float32(0))
-    gradient -= (step[:, None] * image).T
+    step = np.where(step * (step * damped_curvature - 2 * damped_slope) < 0, step, np.float32(0))
+    error -= step[:, None] * per_scale
     new = (scale + step)[:, None]
     minimum = new if grid.lattice.minimum == "tied" else grid.minimum
-    return replace(grid, scale=new, minimum=minimum)
+    return replace(grid, scale=new, minimum=minimum), float(np.vdot(step, 2 * slope - step * curvature))

@@ -20,6 +20,7 @@ from halfpint.kernels.blas import subtract_outer
 from halfpint.solvers import lattices, moves
 from halfpint.solvers.factor import feedback_factor
 from halfpint.solvers.lattice import Grid, Lattice, spread
+from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import FloatArray, Format, QuantizedTensor
 
 # Columns at a time where no block says how many.
@@ -56,14 +57,14 @@ class Course:
     order: NDArray[np.int64] | None
 
 
-def course(moments: FloatArray, damping: float, fmt: Format) -> Course | None:
-    """Lay out the course for second moments, float32 [columns, columns], of mean diagonal 1.
+def course(statistics: Statistics, damping: float, fmt: Format) -> Course | None:
+    """Lay out the course for a weight's input; it is kept for the next weight.
 
     Parameters
     ----------
-    moments : float32 [columns, columns]
+    statistics : Statistics
     damping : float
-        What is added to the diagonal.
+        What is added to the diagonal of moments of mean diagonal 1.
     fmt : Format
         One that has a lattice.
 
@@ -71,12 +72,15 @@ def course(moments: FloatArray, damping: float, fmt: Format) -> Course | None:
     -------
     Course, or None if the damped moments have no factor
     """
-    order = None
-    if _fitted_before(lattices.lattice_of(fmt, len(moments))):
-        order = np.argsort(-np.diagonal(moments), kind="stable")
-        moments = moments[np.ix_(order, order)]
-    factor = feedback_factor(moments, damping)
-    return None if factor is None else Course(factor, order)
+    _, moments = statistics.scaled()
+    by_size = _fitted_before(lattices.lattice_of(fmt, len(moments)))
+
+    def made() -> Course | None:
+        order = np.argsort(-np.diagonal(moments), kind="stable") if by_size else None
+        factor = feedback_factor(moments, damping, slice(None) if order is None else order)
+        return None if factor is None else Course(factor, order)
+
+    return statistics.kept.get("course", (by_size, damping), made)
 
 
 def feed_back(weight: FloatArray, along: Course, fmt: Format) -> QuantizedTensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -99,4 +100,4 @@ def _pieces(group: RowGroup) -> Iterator[RowGroup]:
 
 
 def _of_rows(half: Moments, start: int, end: int) -> Moments:
-    return Moments(half.second, None if half.shift is None else half.shift[start:end], half.tokens)
+    return replace(half, shift=None if half.shift is None else half.shift[start:end])

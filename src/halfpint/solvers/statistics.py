@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halfpint.kernels.blas import combine
+from halfpint.solvers.factor import enliven
 from halfpint.tensors import FloatArray, QuantizedTensor
+
+_Thing = TypeVar("_Thing")
 
 
 @dataclass(slots=True)
@@ -21,13 +26,17 @@ class Moments:
         Sum of x x^T. Weights that share an input share this array: it must not be changed in place by a reader.
     shift : float32 [rows, columns] or None
         Sum of (y - W x) x^T, y being the output that is wished for: what the original model computes there. None
-        where there is no difference to make up for.
+        where there is no difference to make up for, or `difference` tells of it.
     tokens : int
+    difference : float32 [columns, columns] or None
+        Sum of (x0 - x) x^T, x0 being the input in the original model: where y is W x0, the shift is W times this, which
+        weights that share an input share too.
     """
 
     second: FloatArray
     shift: FloatArray | None = None
     tokens: int = 0
+    difference: FloatArray | None = None
 
     @classmethod
     def empty(cls, columns: int) -> Moments:
@@ -39,11 +48,35 @@ class Moments:
         self.second += x.T @ x
         self.tokens += len(x)
 
-    def __add__(self, other: Moments) -> Moments:
-        """Both together, as new arrays."""
-        assert (self.shift is None) == (other.shift is None)
-        shift = None if self.shift is None or other.shift is None else self.shift + other.shift
-        return Moments(self.second + other.second, shift, self.tokens + other.tokens)
+    def shift_of(self, weight: FloatArray, rows: NDArray[np.int64] | slice = slice(None)) -> FloatArray | None:
+        """Give some rows of the shift of a weight, float32 [rows, columns]: new, or to be left alone."""
+        if self.shift is not None:
+            return self.shift[rows]
+        return None if self.difference is None else combine(weight[rows], self.difference)
+
+
+class Kept:
+    """What was computed of an input, kept for the next weight that has it: one thing under each name."""
+
+    __slots__ = ("_things",)
+
+    def __init__(self) -> None:
+        self._things: dict[str, tuple[Hashable, Any]] = {}
+
+    def get(self, name: str, key: Hashable, make: Callable[[], _Thing]) -> _Thing:
+        """Give what is kept under a name, or make it where it was made with another key."""
+        if name not in self._things or self._things[name][0] != key:
+            self._things.pop(name, None)  # its memory may be needed
+            self._things[name] = key, make()
+        thing: _Thing = self._things[name][1]
+        return thing
+
+
+class Scaled(NamedTuple):
+    """Second moments, float32 [columns, columns], as `halfpint.solvers.factor.live` gives them, and their unit."""
+
+    unit: np.float32
+    moments: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +91,14 @@ class Statistics:
         For an embedding, how often each row was looked up.
     groups : tuple of RowGroup
         For a head, whose rows do not see the same input: what each group of rows sees. Empty elsewhere.
+    kept : Kept
+        For solvers. Weights that share an input share it.
     """
 
     halves: tuple[Moments, Moments]
     row_counts: NDArray[np.int64] | None = None
     groups: tuple[RowGroup, ...] = ()
+    kept: Kept = field(default_factory=Kept, compare=False, repr=False)
 
     @classmethod
     def empty(cls, columns: int) -> Statistics:
@@ -78,9 +114,13 @@ class Statistics:
         """Second moments of both halves together, as a new array."""
         return self.halves[0].second + self.halves[1].second
 
-    def total(self) -> Moments:
-        """Both halves together, as new arrays."""
-        return self.halves[0] + self.halves[1]
+    def scaled(self) -> Scaled:
+        """Second moments of both halves together, as solvers want them: kept, and not to be changed."""
+        return self.kept.get("moments", None, self._scaled)
+
+    def _scaled(self) -> Scaled:
+        moments = self.second()
+        return Scaled(enliven(moments), moments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ is fitted on one half is judged on the other, in closed form.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from halfpint.kernels.blas import combine
 from halfpint.solvers.factor import live_scale, solve_damped
 from halfpint.solvers.statistics import Moments, Statistics
 from halfpint.tensors import FloatArray
@@ -50,17 +52,39 @@ def wished_weight(weight: FloatArray, statistics: Statistics, choice: Correction
     """Add the chosen correction to a weight, float32 [rows, columns]; the weight itself where there is none."""
     if choice.blend == 0:
         return weight
-    total = statistics.total()
-    assert total.shift is not None
-    unit = live_scale(total.second)
-    change = solve_damped(total.shift / unit, total.second / unit, choice.damping)
+    blend = np.float32(choice.blend)
+    if statistics.halves[0].shift is not None:
+        change = _solved(statistics, statistics.halves[0].shift + _not_none(statistics.halves[1].shift), choice.damping)
+    else:
+        made = partial(_input_correction, statistics, choice.damping)
+        inner = statistics.kept.get("correction", choice.damping, made)
+        change = None if inner is None else combine(weight, inner)
     if change is None:
         return weight
-    corrected: FloatArray = weight + np.float32(choice.blend) * change
-    return corrected
+    change *= blend
+    change += weight
+    return change
 
 
-def choose_correction(statistics: Statistics) -> Correction:
+def _input_correction(statistics: Statistics, damping: float) -> FloatArray | None:
+    """Give what a weight is multiplied with for its correction, float32 [columns, columns]."""
+    first, second = (_not_none(half.difference) for half in statistics.halves)
+    return _solved(statistics, first + second, damping)
+
+
+def _solved(statistics: Statistics, shift: FloatArray, damping: float) -> FloatArray | None:
+    """Give shift (second + damping)^-1, in the array of the shift."""
+    unit, moments = statistics.scaled()
+    shift /= unit
+    return solve_damped(shift, moments, damping)
+
+
+def _not_none(array: FloatArray | None) -> FloatArray:
+    assert array is not None, "both halves tell of shifts, in the same way"
+    return array
+
+
+def choose_correction(weight: FloatArray, statistics: Statistics) -> Correction:
     """Find the damping and blend whose correction, fitted on one half of the text, saves most on the other half.
 
     Returns
@@ -73,7 +97,7 @@ def choose_correction(statistics: Statistics) -> Correction:
     A change D of the weight, fitted on one half, changes the squared error on the other half, with moments H and shift
     G, by tr(D H D^T) - 2 tr(D G^T). Scaled by a it is least at a = tr(D G^T) / tr(D H D^T).
     """
-    first, second = (_sample(half) for half in statistics.halves)
+    first, second = (_sample(half, weight) for half in statistics.halves)
     if first is None or second is None:
         return Correction()
     best = Correction()
@@ -104,12 +128,13 @@ class _Half:
         return product
 
 
-def _sample(half: Moments) -> _Half | None:
-    if half.shift is None or not half.shift.any():
+def _sample(half: Moments, weight: FloatArray) -> _Half | None:
+    rows = np.linspace(0, len(weight) - 1, min(_ROWS, len(weight))).astype(int)
+    shift = half.shift_of(weight, rows)
+    if shift is None or not shift.any():
         return None
-    rows = np.linspace(0, len(half.shift) - 1, min(_ROWS, len(half.shift))).astype(int)
     unit = live_scale(half.second)
-    return _Half(half.second, unit, half.shift[rows] / unit)
+    return _Half(half.second, unit, shift / unit)
 
 
 def _held_out(change: FloatArray, half: _Half) -> tuple[float, float]:
@@ -118,18 +143,19 @@ def _held_out(change: FloatArray, half: _Half) -> tuple[float, float]:
 
 def _path(half: _Half) -> list[FloatArray]:
     """Corrections of the sampled rows, one for each damping: shift (second + damping)^-1, by conjugate gradients."""
-    change = np.zeros_like(half.shift)
+    change, image = np.zeros_like(half.shift), np.zeros_like(half.shift)
     corrections = []
     for damping in DAMPING:
-        residual = half.shift - (half.image(change) + np.float32(damping) * change)
+        residual = half.shift - (image + np.float32(damping) * change)
         direction = residual.copy()
         energy = np.einsum("rc,rc->r", residual, residual)
         for _ in range(_STEPS):
-            image = half.image(direction) + np.float32(damping) * direction
-            curvature = np.einsum("rc,rc->r", direction, image)
-            length = _ratio(energy, curvature)[:, None]
+            along = half.image(direction)
+            damped = along + np.float32(damping) * direction
+            length = _ratio(energy, np.einsum("rc,rc->r", direction, damped))[:, None]
             change = change + length * direction
-            residual = residual - length * image
+            image = image + length * along
+            residual = residual - length * damped
             rest = np.einsum("rc,rc->r", residual, residual)
             direction = residual + _ratio(rest, energy)[:, None] * direction
             energy = rest
