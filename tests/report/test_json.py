@@ -92,7 +92,13 @@ def test_parts_have_the_promised_keys():
     assert set(inspected["tensors"][0]) == {"name", "shape", "dtype", "bytes"}
     planned = objects.plan(handmade.PLANNED)
     assert {"name", "format", "solver", "bytes", "rule"} <= set(planned["tensors"][0])
-    assert set(planned["forecast"]) == {"peak_memory_bytes", "seconds", "kl_mean", "calibration_tokens"}
+    assert set(planned["forecast"]) == {
+        "peak_memory_bytes",
+        "seconds",
+        "comparison_seconds",
+        "kl_mean",
+        "calibration_tokens",
+    }
     quantized = objects.quantized(handmade.QUANTIZED)
     assert MEASURE_KEYS | {"bytes", "bits_per_weight"} <= set(quantized["quality"])
     told = objects.demo(handmade.DEMO)
