@@ -78,10 +78,11 @@ def working_bytes(config: ModelConfig, solver_bytes: SolverBytes, *, head: bool 
         columns = present[0][1]
         numbers = [rows * columns for rows, _ in present]
         copies = 1 if group == ends else 2  # as it was, and as it goes on
-        # In both halves: second moments, what shifts are made of, and the shifts of one weight, which to the residual
-        # stream are summed as they stand.
-        sums = _HALVES * (columns**2 + (0 if group in _RESIDUAL else columns**2) + max(numbers))
+        # In both halves: second moments, and what shifts are made of; or the shifts, which to the residual stream are
+        # summed as they stand.
+        sums = _HALVES * (columns**2 + (max(numbers) if group in _RESIDUAL else columns**2))
         if group == ends:
+            sums += _HALVES * max(numbers)  # shifts of all groups of rows
             sums += min(MOST_SUM_BYTES // _FLOAT_BYTES, MOST_GROUPS * _HALVES * 2 * columns**2)
         at_once = [min(rows, MOST_ROWS) if group == ends else rows for rows, _ in present]
         solver = max(solver_bytes(rows, columns) for rows in at_once)

@@ -25,10 +25,10 @@ _RESTING_BYTES = 80_000_000
 _BYTES_PER_WEIGHT = 20
 # A copy is read and written; the sums over it need no more memory.
 _COPIES = 2
-# A solver has two arrays of K by K columns in float64 at a time, or as much; three arrays of the weight's size, and
-# eight of the rows that each thread works on: beside weight and sums, 2.56 GB were measured for 4096 rows of 11008
-# columns and two threads.
-_SQUARES, _SQUARE_ITEM, _WEIGHTS, _IN_HAND, _WEIGHT_ITEM = 2, 8, 3, 8, 4
+# A solver has four arrays of K by K columns at a time: moments, a factor, the correction that all weights of an input
+# share, and one that is in the making; three arrays of the weight's size, and eight of the rows that each thread works
+# on.
+_SQUARES, _WEIGHTS, _IN_HAND, _ITEM = 4, 3, 8, 4
 _ACTIVATION_BYTES = 2**30
 _FEWEST_SLICE_WEIGHTS = 1
 
@@ -121,7 +121,7 @@ def _slices(tensor: PlannedTensor, source: Checkpoint, limits: Limits) -> Iterat
 
 def _solver_bytes(rows: int, columns: int) -> int:
     in_hand = _IN_HAND * min(rows, thread_count() * MOST_AT_ONCE)
-    return _SQUARES * _SQUARE_ITEM * columns**2 + _WEIGHT_ITEM * columns * (_WEIGHTS * rows + in_hand)
+    return _ITEM * columns * (_SQUARES * columns + _WEIGHTS * rows + in_hand)
 
 
 def _mixture_bytes(config: ModelConfig, tokens: int) -> int:

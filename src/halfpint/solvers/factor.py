@@ -15,7 +15,8 @@ from halfpint.tensors import FloatArray
 DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the mean diagonal that are added to the diagonal, one after the other until there is a factor."""
 
-_CORNER = 128
+# LAPACK calls up to this size have one thread.
+_CORNER = 96
 # Columns of a product with a triangle that are made at a time; what is zero in them is multiplied as well.
 _STRIP = 256
 # Matrices are halved at multiples of this: see `halfpint.kernels.blas`.

@@ -124,7 +124,8 @@ class _Half:
 
     def image(self, change: FloatArray) -> FloatArray:
         """Multiply by the moments in their unit, float32 [rows, columns]; they are not copied for it."""
-        product: FloatArray = change @ self.second / self.unit
+        # They are symmetric, and BLAS is a quarter faster with the large matrix on the left.
+        product: FloatArray = (self.second @ change.T).T / self.unit
         return product
 
 
