@@ -11,9 +11,9 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "dispatch.hpp"
+#include "scratch.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -52,7 +52,8 @@ std::size_t row_grain(const Weight& weight, std::size_t tokens) {
     const std::size_t row_work = weight.columns * (1 + tokens / 8);  // tokens are cheap beside decoding
     const std::size_t least = kLeastWeights / row_work + 1;
     const std::size_t shares = 4 * static_cast<std::size_t>(thread_count());
-    return (std::max(least, weight.rows / shares + 1) + 3) / 4 * 4;  // whole tiles
+    const std::size_t rows = std::max(least, (weight.rows + shares - 1) / shares);
+    return (rows + kScratchRows - 1) / kScratchRows * kScratchRows;
 }
 
 LevelKind level_kind(const Floats1& levels) {
@@ -125,8 +126,8 @@ public:
         float* output = out.data();
         const nb::gil_scoped_release released;
         parallel_for(weight_.rows, row_grain(weight_, tokens), [&](std::size_t begin, std::size_t end) {
-            std::vector<float> scratch(kScratchRows * weight_.columns);
-            kernels.product(weight_, begin, end, input, tokens, output, scratch.data());
+            const Scratch scratch(scratch_floats(weight_, tokens));
+            kernels.product(weight_, begin, end, input, tokens, output, scratch.get());
         });
     }
 

@@ -24,11 +24,18 @@ namespace {
 #include "isa/decode.hpp"
 #include "isa/tiles.hpp"
 
-constexpr std::size_t kFewTokens = 4;
-static_assert(kTileRows <= kScratchRows);
+static_assert(kScratchRows % kTileRows == 0 && kTokensStep % kTileTokens == 0);
 
-// Activations that are multiplied with decoded rows before the next rows: they stay in the second-level cache.
-constexpr std::size_t kTileFloats = 1 << 18;
+// So far ahead memory is asked for, into the second-level cache and once more into the first: a core alone has more
+// requests on their way than its own prefetchers make.
+constexpr std::size_t kFarBytes = 7168, kNearBytes = 3072;
+
+inline void ask_ahead(const std::uint8_t* place, std::size_t size) {
+    for (std::size_t i = 0; i < size; i += 64) {
+        __builtin_prefetch(place + kFarBytes + i, 0, 2);
+        __builtin_prefetch(place + kNearBytes + i, 0, 3);
+    }
+}
 
 struct Lanes {
     Vec16 part[4];
@@ -51,6 +58,7 @@ void row_product(const Weight& weight, std::size_t row, const float* x, float* o
     alignas(64) float decoded[kChunk];
     for (std::size_t begin = 0; begin < weight.columns; begin += kChunk) {
         const std::size_t count = std::min(kChunk, weight.columns - begin);
+        ask_ahead(row_data + begin * weight.row_bytes / weight.columns, count * weight.row_bytes / weight.columns);
         Decoder<kind>::chunk(weight, row_data, row, begin, count, decoded);
         const std::size_t whole = count / kLanes * kLanes;
         for (std::size_t token = 0; token < tokens; ++token) {
@@ -84,16 +92,22 @@ void any_decode_row(const Weight& weight, std::size_t row, float* out) {
 template <WeightKind kind>
 void many_tokens(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x, std::size_t tokens,
                  float* out, float* scratch) {
-    const std::size_t columns = weight.columns;
-    const std::size_t most = std::max<std::size_t>(8, kTileFloats / columns / kTileTokens) * kTileTokens;
+    const std::size_t columns = weight.columns, padded = 16 * blocks_of(columns), most = tokens_at_once(columns);
+    float *decoded = scratch, *rows_laid_out = decoded + padded, *tokens_laid_out = rows_laid_out + kScratchRows * padded;
     for (std::size_t first = 0; first < tokens; first += most) {
         const std::size_t count = std::min(most, tokens - first);
-        for (std::size_t row = row_begin; row < row_end;) {
-            const std::size_t rows = row + kTileRows <= row_end ? kTileRows : 1;
-            for (std::size_t i = 0; i < rows; ++i) any_decode_row<kind>(weight, row + i, scratch + i * columns);
-            tiles_product(scratch, rows, x + first * columns, count, columns, out + first * weight.rows + row,
+        for (std::size_t token = 0; token < count; ++token)
+            lay_out(x + (first + token) * columns, columns, tokens_of_tile(token, count), token % kTileTokens,
+                    tokens_laid_out + token / kTileTokens * kTileTokens * padded);
+        for (std::size_t row = row_begin; row < row_end; row += kScratchRows) {
+            const std::size_t rows = std::min(kScratchRows, row_end - row);
+            for (std::size_t i = 0; i < rows; ++i) {
+                any_decode_row<kind>(weight, row + i, decoded);
+                const std::size_t in_tile = rows_of_tile(i, rows), place = i % in_tile;
+                lay_out(decoded, columns, in_tile, place, rows_laid_out + (i - place) * padded);
+            }
+            tiles_product(rows_laid_out, rows, tokens_laid_out, count, columns, out + first * weight.rows + row,
                           weight.rows);
-            row += rows;
         }
     }
 }

@@ -1,5 +1,6 @@
 // The contract of the matrix products over packed weights (isa/linear.cpp).
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -55,13 +56,27 @@ struct Weight {
     Codebook codebook;  // for codes4 and codes8
 };
 
-constexpr std::size_t kScratchRows = 4;
+constexpr std::size_t kScratchRows = 16;
+
+inline std::size_t blocks_of(std::size_t columns) { return (columns + 15) / 16; }
+
+// Products of more tokens than kFewTokens lay out kScratchRows decoded rows, and so many tokens that they stay in the
+// second-level cache until all rows were multiplied with them.
+constexpr std::size_t kFewTokens = 4, kTokensStep = 6;
+inline std::size_t tokens_at_once(std::size_t columns) {
+    constexpr std::size_t floats = 1 << 18, least = 48;
+    return std::max(least, floats / columns / kTokensStep * kTokensStep);
+}
+inline std::size_t scratch_floats(const Weight& weight, std::size_t tokens) {
+    if (tokens <= kFewTokens) return 0;
+    return (1 + kScratchRows + std::min(tokens, tokens_at_once(weight.columns))) * 16 * blocks_of(weight.columns);
+}
 
 struct LinearKernels {
     const char* isa;
     // out[token * weight.rows + row] = sum over columns of weight[row][column] * x[token * columns + column],
     // for rows in [row_begin, row_end), in float32, always in the same order of summation. `scratch` has room for
-    // kScratchRows * columns floats.
+    // scratch_floats.
     void (*product)(const Weight& weight, std::size_t row_begin, std::size_t row_end, const float* x,
                     std::size_t tokens, float* out, float* scratch);
     // One row as float32: the same bits as the NumPy reference.
