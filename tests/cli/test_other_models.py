@@ -36,6 +36,25 @@ def test_another_family_from_plan_to_measure(tiny, tmp_path):
     assert machine("generate", output, "kitchen", "--max-tokens", "3", "--temperature", "0")["generated_tokens"] <= 3
 
 
+def test_a_model_without_a_chat_template_is_told_so_before_anything_is_typed(tiny):
+    refused = CliRunner().invoke(main, ["chat", str(tiny)], input="")
+    assert refused.exit_code == 2
+    assert "halfpint generate" in refused.output
+    assert "Write a message" not in refused.output
+
+
+def test_two_models_are_refused_before_either_reads(tiny):
+    refused = CliRunner().invoke(main, ["measure", str(tiny), "--against", "demo"])
+    assert refused.exit_code == 2
+    assert "no two versions of one model" in refused.output
+
+
+def test_a_place_where_no_plan_can_be_is_told_before_anything_is_measured(tmp_path):
+    refused = CliRunner().invoke(main, ["plan", "demo", "--bpw", "5", "--save", str(tmp_path / "none" / "plan.toml")])
+    assert refused.exit_code == 2
+    assert "folder that exists" in refused.output
+
+
 def test_a_model_of_no_known_family_takes_the_tensor_path(tmp_path):
     weights = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
     save_file({"layers.0.fc.weight": weights, "layers.0.norm.weight": weights[0]}, tmp_path / "other.safetensors")

@@ -1,12 +1,15 @@
 """Jobs of several files: what is kept is the best of them, and nothing else stays."""
 
 import json
+from contextlib import closing
 
 import pytest
 
 import tiny_models
+from halfpint import open_model
 from halfpint.errors import RoomError, UnsupportedError, UsageError
 from halfpint.pipeline import verbs
+from halfpint.pipeline.deciding import decide
 from halfpint.pipeline.options import Budget, CalibrationOptions, Gate, MeasureOptions, QuantizeOptions
 from halfpint.pipeline.searching import MOST_TRIALS
 from halfpint.report import json as as_json
@@ -118,3 +121,10 @@ def test_a_budget_needs_a_tokenizer_or_no_calibrate(tiny, tmp_path):
         verbs.plan(tmp_path / "mute", QuantizeOptions(budget=asked))
     planned = verbs.plan(tmp_path / "mute", QuantizeOptions(budget=asked, calibrate=False))
     assert planned.plan.bits_per_weight <= 6
+
+
+def test_a_budget_below_the_smallest_mixture_is_refused_before_anything_is_measured():
+    told = []
+    with closing(open_model("demo")) as checkpoint, pytest.raises(RoomError, match="the smallest mixture"):
+        decide(checkpoint, QuantizeOptions(budget=Budget(size_bytes=1000)), lambda *stage: told.append(stage))
+    assert not told

@@ -8,7 +8,7 @@ from typing import Unpack
 import click
 
 from halfpint.cli import budgets, options
-from halfpint.cli.output import emit
+from halfpint.cli.output import check_place, emit
 from halfpint.cli.wanted import Planned, plan_options
 from halfpint.pipeline import verbs
 from halfpint.report import json
@@ -49,6 +49,7 @@ def command(model: str, **chosen: Unpack[_Chosen]) -> None:
     or rules headers alone are read; a budget (--size, --bpw, --fit) is spent where the model is most sensitive, which
     is measured first, unless --no-calibrate.
     """
+    check_place(chosen["save"])
     with reporting(chosen["log"], chosen["events"]) as progress:
         planned = verbs.plan(model, plan_options(chosen), progress)
         if chosen["save"] is not None:

@@ -49,6 +49,27 @@ def known_config(checkpoint: Checkpoint) -> ModelConfig:
     return read_config(checkpoint.config)
 
 
+def check_vocabularies(candidate: Checkpoint, reference: Checkpoint) -> None:
+    """Refuse two models that cannot be compared before either has read anything.
+
+    Raises
+    ------
+    UsageError
+        If their vocabularies differ.
+    """
+    _check_sizes(
+        (candidate.path, known_config(candidate).vocab_size), (reference.path, known_config(reference).vocab_size)
+    )
+
+
+def _check_sizes(candidate: tuple[Path, int], reference: tuple[Path, int]) -> None:
+    if candidate[1] != reference[1]:
+        raise UsageError(
+            f"{candidate[0]} has {candidate[1]} tokens and {reference[0]} has {reference[1]}: they are no two versions "
+            "of one model"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A model that has read some text: everything but the last step, the head.
@@ -119,11 +140,7 @@ def compare(candidate: Reading, reference: Reading, windows: Sequence[Window]) -
         If the vocabularies differ: there is nothing to compare then.
     """
     vocabulary = candidate.ends.config.vocab_size
-    if vocabulary != reference.ends.config.vocab_size:
-        raise UsageError(
-            f"{candidate.path} has {vocabulary} tokens and {reference.path} has "
-            f"{reference.ends.config.vocab_size}: they are no two versions of one model"
-        )
+    _check_sizes((candidate.path, vocabulary), (reference.path, reference.ends.config.vocab_size))
     tally = Tally()
     for index, batch in enumerate(batches(windows)):
         for row, number in enumerate(batch.numbers):

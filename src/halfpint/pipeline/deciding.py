@@ -61,7 +61,7 @@ def decide(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress 
         )
     if options.budget.wanted:
         room = room_for(checkpoint, options)
-        prices = priced(checkpoint, options, progress)
+        prices = priced(checkpoint, options, progress, room.nbytes)
         return forecast(checkpoint, options, prices.within(room.nbytes), room.need, prices)
     made = make_plan(checkpoint, CONTAINERS[options.container], wish(checkpoint, options))
     market = priced(checkpoint, options, progress) if options.explains else None
@@ -137,13 +137,17 @@ class Market:
         return sum(self.costs(plan).values())
 
 
-def priced(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress = silent) -> Market:
+def priced(
+    checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress = silent, budget_bytes: int | None = None
+) -> Market:
     """Measure what every group of tensors that a budget may decide on would cost in each format.
 
     With --no-calibrate nothing is measured: every parameter is taken to matter the same.
 
     Raises
     ------
+    RoomError
+        If not even the smallest formats keep to a budget, which is known before anything is measured.
     UnsupportedError
         If there is no measuring this model.
     """
@@ -151,7 +155,9 @@ def priced(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress 
     calibrated = calibrates(checkpoint, options)
     wished = options.wish(calibrated)
     found = candidates(checkpoint, container, wished, options.engine)
-    sensed = None
+    sensed, assumed = None, assumed_costs(checkpoint)
+    if budget_bytes is not None:
+        smallest_plan(checkpoint, container, wished, [candidate.group(assumed) for candidate in found], budget_bytes)
     if options.calibrate is not False:
         try:
             with product_threads(read_config(checkpoint.config).hidden_size):
@@ -161,7 +167,7 @@ def priced(checkpoint: Checkpoint, options: QuantizeOptions, progress: Progress 
                 f"{error}; so there is no measuring which tensors matter: with --no-calibrate all are taken to matter "
                 "the same"
             ) from error
-    cost_of = assumed_costs(checkpoint) if sensed is None else measured_costs(sensed)
+    cost_of = assumed if sensed is None else measured_costs(sensed)
     groups = tuple(candidate.group(cost_of) for candidate in found)
     return Market(checkpoint, container, wished, groups, cost_of, sensed)
 

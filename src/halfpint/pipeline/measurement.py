@@ -11,7 +11,7 @@ from halfpint.calibration.text import Render, TextSource, Window, bundled, cut, 
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.families import find
-from halfpint.measuring.comparison import Reading, compare, known_config, read, steps
+from halfpint.measuring.comparison import Reading, check_vocabularies, compare, known_config, read, steps
 from halfpint.measuring.text import held_out
 from halfpint.pipeline.calibrating import Calibration, is_needed
 from halfpint.pipeline.options import CalibrationOptions, MeasureOptions
@@ -62,6 +62,7 @@ def measure_checkpoints(
     Measurement
     """
     started = time.monotonic()
+    check_vocabularies(candidate, reference)
     total = steps(windows, *([candidate] if original is not None else [candidate, reference]))
     done = 0
 

@@ -63,7 +63,7 @@ def best_within(bench: Workbench, output: Path) -> Found:
     """
     job.refuse_target(bench.source, output)
     room = room_for(bench.source, bench.options)
-    market = priced(bench.source, bench.options, bench.progress)
+    market = priced(bench.source, bench.options, bench.progress, room.nbytes)
     planned = forecast(bench.source, bench.options, market.within(room.nbytes), room.need, market)
     uniform = _uniform(bench, market, planned.plan) if bench.windows is not None else None
     if uniform is None:

@@ -166,14 +166,20 @@ class Chat:
     Raises
     ------
     UnsupportedError
-        At the first reply, if the model has no chat template.
+        If the model has no chat template.
     """
 
     __slots__ = ("_cache", "_checkpoint", "_ids", "_messages", "_options", "_speaker")
 
     def __init__(self, model: str | Path, options: GenerateOptions) -> None:
         self._checkpoint = open_model(model)
-        self._speaker = Speaker(self._checkpoint)
+        try:
+            # Before anybody has written a message, and before the weights are loaded.
+            load_tokenizer(self._checkpoint).apply_chat_template([{"role": "user", "content": "Hello"}])
+            self._speaker = Speaker(self._checkpoint)
+        except BaseException:
+            self._checkpoint.close()
+            raise
         self._options = options
         self.reset()
 

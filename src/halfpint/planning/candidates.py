@@ -136,10 +136,24 @@ def plan_of(source: Checkpoint, container: Container, wish: Wish, chosen: Sequen
     return make_plan(source, container, replace(wish, assigned=assigned))
 
 
-def smallest_plan(source: Checkpoint, container: Container, wish: Wish, groups: Sequence[Group]) -> Plan:
-    """The plan that gives every group its smallest format."""
+def smallest_plan(
+    source: Checkpoint, container: Container, wish: Wish, groups: Sequence[Group], budget_bytes: int | None = None
+) -> Plan:
+    """The plan that gives every group its smallest format.
+
+    Raises
+    ------
+    RoomError
+        If that is larger than a budget; the message says how large it is.
+    """
     smallest = [min(group.choices, key=lambda choice: choice.nbytes) for group in groups]
-    return plan_of(source, container, wish, list(zip(groups, smallest, strict=True)))
+    least = plan_of(source, container, wish, list(zip(groups, smallest, strict=True)))
+    if budget_bytes is not None and least.nbytes > budget_bytes:
+        raise RoomError(
+            f"{budget_bytes:,} bytes are not enough: the smallest mixture of formats makes {least.nbytes:,} bytes "
+            f"({least.bits_per_weight:.2f} bits per weight); give more, or cut the model before"
+        )
+    return least
 
 
 def plan_within(
@@ -152,12 +166,7 @@ def plan_within(
     RoomError
         If the smallest mixture is larger; the message says how large that is.
     """
-    least = smallest_plan(source, container, wish, groups)
-    if least.nbytes > budget_bytes:
-        raise RoomError(
-            f"{budget_bytes:,} bytes are not enough: the smallest mixture of formats makes {least.nbytes:,} bytes "
-            f"({least.bits_per_weight:.2f} bits per weight); give more, or cut the model before"
-        )
+    least = smallest_plan(source, container, wish, groups, budget_bytes)
     smallest = sum(min(choice.nbytes for choice in group.choices) for group in groups)
     allowance = budget_bytes - (least.nbytes - smallest)
     for _ in range(_ROUNDS):

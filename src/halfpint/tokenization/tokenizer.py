@@ -120,8 +120,8 @@ class Tokenizer:
         """
         if self.chat_template is None:
             raise UnsupportedError(
-                "the model has no chat template, so how to talk to it is unknown; give it plain text to continue, "
-                "or put the template of its base model beside it as chat_template.jinja"
+                "the model has no chat template, so how to talk to it is unknown; give it plain text to continue with "
+                "`halfpint generate`, or put the template of its base model beside it as chat_template.jinja"
             )
         names = {"bos": self.special.bos_id, "unk": self.special.unk_id, "pad": self.special.pad_id}
         names["eos"] = self.special.eos_ids[0] if self.special.eos_ids else None
