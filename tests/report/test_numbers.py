@@ -90,7 +90,14 @@ def test_nothing_is_divided_by_zero():
 
 @pytest.mark.parametrize(
     ("before", "after", "written"),
-    [(10, 4, "2.50x smaller"), (4, 10, "2.50x larger"), (7, 7, "1.00x smaller"), (7, 0, "-"), (0, 7, "-")],
+    [
+        (10, 4, "2.50x smaller"),
+        (4, 10, "2.50x larger"),
+        (7, 7, "the same size"),
+        (1001, 1000, "the same size"),
+        (7, 0, "-"),
+        (0, 7, "-"),
+    ],
 )
 def test_a_change_of_size_says_which_way(before, after, written):
     assert numbers.change(before, after) == written
