@@ -89,7 +89,7 @@ def percent(fraction: float, stderr: float | None = None) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """How a size has changed: `3.56x smaller`, `1.20x larger`, `the same size`; `-` when there is nothing to divide by."""
+    """How a size has changed: `3.56x smaller`, `1.20x larger`, `the same size`; `-` where nothing can be divided by."""
     if min(before, after) <= 0:
         return "-"
     if max(before, after) < 1.005 * min(before, after):
