@@ -17,9 +17,10 @@ from halfpint.plans import Plan, PlannedTensor
 from halfpint.solvers import SOLVERS, needs_moments
 from halfpint.solvers.rows import MOST_AT_ONCE
 
-# The interpreter, NumPy and the tables of formats (45 MB were measured), headers and a tokenizer (27 MB of 32,000
-# words), and gaps that the allocator leaves.
-_RESTING_BYTES = 80_000_000
+# The interpreter, NumPy and the tables of formats (45 MB were measured), headers, and gaps that the allocator leaves;
+# and for each word of a tokenizer (27 MB of 32,000 were measured).
+_RESTING_BYTES, _WORD_BYTES = 60_000_000, 850
+_USUAL_WORDS = 32_000
 # Of a slice, for each weight: bytes of the source, float32 of it and of what is decoded, their difference, the codes,
 # and what an encoder holds on the way. 19 were measured.
 _BYTES_PER_WEIGHT = 20
@@ -93,14 +94,20 @@ def peak_bytes(source: Checkpoint, plan: Plan, tokens: int, limits: Limits) -> i
     """Most memory that a job will take, the comparison at the end left out: an upper bound, not far from the truth."""
     slices = max((_slice_bytes(source, tensor, limits) for tensor in plan.tensors), default=0)
     if not is_needed(plan):
-        return _RESTING_BYTES + slices
+        return _resting_bytes(source) + slices
     config = read_config(source.config)
     waiting = min(activation_bytes(config, tokens), limits.activation_bytes) + _mixture_bytes(config, tokens)
     roles = roles_of(source)
     ends = (Role.HEAD, Role.EMBEDDING)
     head = any(roles.get(tensor.name) in ends and needs_moments(tensor.solver) for tensor in plan.tensors)
     streams = max(slices, working_bytes(config, _solver_bytes, head=head))
-    return _RESTING_BYTES + streams + _ends_bytes(source, plan) + waiting
+    return _resting_bytes(source) + streams + _ends_bytes(source, plan) + waiting
+
+
+def _resting_bytes(source: Checkpoint) -> int:
+    """What the program holds before it begins; of the usual tokenizer where no number of words is told."""
+    words = source.config.get("vocab_size")
+    return _RESTING_BYTES + _WORD_BYTES * (words if isinstance(words, int) and words > 0 else _USUAL_WORDS)
 
 
 def _slice_bytes(source: Checkpoint, tensor: PlannedTensor, limits: Limits) -> int:
