@@ -2,6 +2,8 @@
 // bits, because sums over codes are exact and every lane rounds the same operations in the same order.
 #include "isa/integer.hpp"
 
+#include "isa/asking.hpp"
+
 #include <array>
 #include <bit>
 #include <cstring>
@@ -90,10 +92,6 @@ __attribute__((noinline)) void some_tokens(const IntegerWeight& weight, const st
     unrolled<count>([&]<int i>() HALFPINT_LAMBDA { sums[first + i] = some[i]; });
 }
 
-// How far ahead memory is asked for. One stream a thread, because more of them have requests for more lines on their way
-// than a core has places for, and its loads then wait behind them (q4_k, iq4_xs: .87 of the bandwidth with two, .89 with one).
-constexpr std::ptrdiff_t kAhead = 7168;
-
 // One token. Behind its end the stream goes on elsewhere: `beyond` is how far that is from there.
 template <IntegerKind kind>
 void one_token(const IntegerWeight& weight, std::size_t index, const TokenView& x, float* out, std::ptrdiff_t beyond) {
@@ -103,8 +101,8 @@ void one_token(const IntegerWeight& weight, std::size_t index, const TokenView& 
     Place place{row_header_bytes(weight), kSuperGroups};
     std::size_t group = 0;
     for (; group + kSuperGroups <= groups; group += kSuperGroups, place.offset += step) {
-        const bool inside = place.offset + static_cast<std::size_t>(kAhead) < weight.block_bytes;
-        add_super<kind, 1, true>(weight, block, place, x.at(0, group), sums, kAhead + (inside ? 0 : beyond));
+        const bool inside = place.offset + static_cast<std::size_t>(kFarBytes) < weight.block_bytes;
+        add_super<kind, 1, true>(weight, block, place, x.at(0, group), sums, kFarBytes + (inside ? 0 : beyond));
     }
     if (group < groups) {
         place.groups = groups - group;
@@ -123,7 +121,7 @@ void few_tokens(const IntegerWeight& weight, std::size_t index, const TokenView&
     for (std::size_t group = 0; group < groups; group += kSuperGroups) {
         place.groups = std::min(kSuperGroups, groups - group);
         const TokenView here = x.at(0, group);
-        const std::uint8_t* ahead = block + place.offset + kAhead;
+        const std::uint8_t* ahead = block + place.offset + kFarBytes;
         for (std::size_t i = 0; i < super_bytes(weight, place.groups); i += kLineBytes) __builtin_prefetch(ahead + i, 0, 2);
         std::size_t token = 0;
         if constexpr (kTokensAtOnce == 4) {

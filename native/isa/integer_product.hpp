@@ -28,21 +28,13 @@ struct TokenView {
     }
 };
 
-// So far ahead lines are asked for a second time, into the first-level cache: what waits for the second one is then a
-// request and not a load, behind which a core has no place for more instructions (two threads: q4_k .84 to .90 of the
-// bandwidth, q6_k .81 to .94, iq4_xs .85 to .88, q8_0 .93 to .95; from 3 to 4 KiB measure the same, 2 KiB is less).
-constexpr std::size_t kNearBytes = 3072;
-
-// Ask for memory at a distance from what is used, into the second-level cache. Groups of 32 columns are asked for one by
-// one, as they are used, and nothing is moved across: gcc would gather the requests of a super-block, which fill the few
-// places where loads wait for memory.
+// Ask for memory at a distance from what is used. Groups of 32 columns are asked for one by one, as they are used, and
+// nothing is moved across: gcc would gather the requests of a super-block, which fill the few places where loads wait
+// for memory.
 template <bool asks>
 HALFPINT_INLINE void ask(const std::uint8_t* place, std::size_t size, std::ptrdiff_t distance) {
     if constexpr (asks) {
-        for (std::size_t i = 0; i < size; i += kLineBytes) {
-            __builtin_prefetch(place + distance + i, 0, 2);
-            __builtin_prefetch(place + kNearBytes + i, 0, 3);
-        }
+        ask_ahead(place, size, distance);
         keep_order();
     }
 }

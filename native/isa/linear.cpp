@@ -3,6 +3,8 @@
 // all tokens in tiles. Both sum in the same order and give the same bits. Compiled once per instruction set.
 #include "isa/linear.hpp"
 
+#include "isa/asking.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -25,17 +27,6 @@ namespace {
 #include "isa/tiles.hpp"
 
 static_assert(kScratchRows % kTileRows == 0 && kTokensStep % kTileTokens == 0);
-
-// So far ahead memory is asked for, into the second-level cache and once more into the first: a core alone has more
-// requests on their way than its own prefetchers make.
-constexpr std::size_t kFarBytes = 7168, kNearBytes = 3072;
-
-inline void ask_ahead(const std::uint8_t* place, std::size_t size) {
-    for (std::size_t i = 0; i < size; i += 64) {
-        __builtin_prefetch(place + kFarBytes + i, 0, 2);
-        __builtin_prefetch(place + kNearBytes + i, 0, 3);
-    }
-}
 
 struct Lanes {
     Vec16 part[4];

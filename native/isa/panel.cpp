@@ -6,6 +6,7 @@
 // second-level cache holds.
 #include "isa/panel.hpp"
 
+#include "isa/asking.hpp"
 #include "isa/streaming.hpp"
 
 #include <array>
