@@ -186,6 +186,13 @@ def test_logs_and_events_are_written(tmp_path):
     assert events[-1]["event"] == "finished"
 
 
+@pytest.mark.parametrize("option", ["--log", "--events"])
+def test_a_log_that_cannot_be_written_is_told_by_its_option(option):
+    told = fails("quantize", "demo", "a.gguf", "--bits", "4", option, "missing/file", exit_code=2)
+    assert f"{option} missing/file" in told
+    assert not Path("a.gguf").exists()
+
+
 def test_bad_paths():
     assert "does not exist" in fails("inspect", "missing", exit_code=3)
     assert "does not exist" in fails("verify", "missing.gguf", exit_code=3)

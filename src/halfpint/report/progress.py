@@ -18,6 +18,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskProgressColumn, T
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from halfpint.errors import UsageError
 from halfpint.pipeline.progress import Progress
 from halfpint.pipeline.resuming import CONTINUING
 from halfpint.report.numbers import count, duration, rate, size
@@ -173,13 +174,18 @@ def reporting(log: Path | None, events: Path | None) -> Iterator[Progress]:
     ------
     Progress
         To be given to a verb. Standard error shows a line only when it is a terminal.
+
+    Raises
+    ------
+    UsageError
+        If a file cannot be written.
     """
     listeners: list[Callable[[str, int, int, str], None]] = []
     with ExitStack() as stack:
         if log is not None:
-            listeners.append(Log(stack.enter_context(log.open("w", encoding="utf-8"))))
+            listeners.append(Log(stack.enter_context(_opened("--log", log))))
         if events is not None:
-            journal = Events(stack.enter_context(events.open("w", encoding="utf-8")))
+            journal = Events(stack.enter_context(_opened("--events", events)))
             stack.enter_context(_ending(journal))
             listeners.append(journal)
         console = Console(stderr=True, highlight=False)
@@ -192,6 +198,13 @@ def reporting(log: Path | None, events: Path | None) -> Iterator[Progress]:
                 listener(stage, done, total, detail)
 
         yield tell
+
+
+def _opened(option: str, path: Path) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
