@@ -1,12 +1,15 @@
 """Error feedback: never worse than nearest codes in its measure, better where it can be, and each step better."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from halfpint import formats, kernels
+from halfpint.kernels import machine
 from halfpint.solvers import SOLVERS, feedback, needs_moments
 from halfpint.solvers.factor import live
-from halfpint.solvers.statistics import Moments, Statistics
+from halfpint.solvers.statistics import Kept, Moments, Statistics
 from solvers.layers import inputs, statistics, weight
 
 GGML = ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"]
@@ -93,6 +96,21 @@ def test_the_inputs_are_not_changed():
     before = [array.copy() for array in arrays]
     feedback.solve(original, told, formats.by_name("q4_k"))
     assert all(np.array_equal(array, copy) for array, copy in zip(arrays, before, strict=True))
+
+
+def test_a_wide_weight_gets_the_same_codes_on_any_number_of_threads():
+    columns = machine.WIDE_COLUMNS + 64
+    original, told = weight(130, columns), statistics(inputs(columns))
+    found, before = [], machine.thread_count()
+    try:
+        for threads in (1, 2):
+            machine.set_thread_count(threads)
+            with machine.product_threads(columns):
+                solved = feedback.solve(original, replace(told, kept=Kept()), formats.by_name("int4-g128"))
+            found.append((solved.losses, {name: part.tobytes() for name, part in solved.quantized.parts.items()}))
+    finally:
+        machine.set_thread_count(before)
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", SOLVERS)

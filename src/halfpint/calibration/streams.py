@@ -29,7 +29,7 @@ from halfpint.engine.decoder import Ends, load_ends
 from halfpint.engine.steps import Products
 from halfpint.engine.weights import model_tensors
 from halfpint.errors import NonFiniteError, UsageError
-from halfpint.families import ModelConfig, Role, read_config
+from halfpint.families import ModelConfig, Role, TensorRole, read_config
 from halfpint.kernels.linear import Linear
 from halfpint.kernels.machine import product_threads
 from halfpint.solvers.statistics import Statistics
@@ -153,7 +153,7 @@ def calibrate(
     with product_threads(config.hidden_size), Shelf(options) as shelf:
         job = _Job(checkpoint, config, halved(windows), shelf, solve)
         findings = Findings(wanted, options.scarce_share)
-        ends = load_ends(checkpoint, job.config)
+        ends = load_ends(checkpoint, config, head=job.head.name in wanted)
         if resume.start is None:
             state = job.begin(ends, findings, lambda: tied_statistics(checkpoint, windows, options))
         else:
@@ -240,9 +240,14 @@ class _Job:
     shelf: Shelf
     solve: Solve
 
-    def name(self, role: Role) -> str:
-        """Of a tensor outside the blocks."""
-        return next(tensor.name for tensor in model_tensors(self.config) if tensor.role is role)
+    def outside(self, role: Role) -> TensorRole:
+        """Give a tensor outside the blocks."""
+        return next(tensor for tensor in model_tensors(self.config) if tensor.role is role)
+
+    @property
+    def head(self) -> TensorRole:
+        """What the last norm's output is multiplied with."""
+        return self.outside(Role.EMBEDDING if self.config.tied_embeddings else Role.HEAD)
 
     def fingerprint(self) -> int:
         """Tell texts and models of different sizes apart."""
@@ -255,7 +260,7 @@ class _Job:
     def begin(self, ends: Ends, findings: Findings, tied: Callable[[], Statistics]) -> StreamState:
         """Have the embedding solved, and look all tokens up."""
         embedded = [self.shelf.keep(ends.embed(part.batch.ids)) for part in self.parts]
-        name = self.name(Role.EMBEDDING)
+        name = self.outside(Role.EMBEDDING).name
         statistics = None
         if name in findings.wanted:
             if self.config.tied_embeddings:
@@ -293,13 +298,13 @@ class _Job:
         """Have a head that is not the embedding solved."""
         if self.config.tied_embeddings:
             return
-        name = self.name(Role.HEAD)
+        name = self.head.name
         statistics = None
         if name in findings.wanted:
             statistics = self._head_statistics(ends, state)
             if statistics.tokens < findings.scarce_share * self.config.hidden_size:
                 findings.scarce[name] = statistics.tokens
-        ask(self.solve, name, statistics, ends.output.shape)
+        ask(self.solve, name, statistics, self.head.shape)
 
     def _head_statistics(self, ends: Ends, state: StreamState) -> Statistics:
         """What the head sees; its differences are told by group of rows."""
@@ -309,5 +314,6 @@ class _Job:
             inputs.append(HeadInput(part.half, _last_norm(ends, first.take()), _last_norm(ends, second.take())))
             seconds.add(part.half, inputs[-1].quantized)
         seconds.finish()
+        assert ends.output is not None
         groups = row_groups(ends.output.decode(), inputs, self.config.logit_softcap)
         return Statistics((seconds.moments(0), seconds.moments(1)), None, groups)

@@ -46,7 +46,8 @@ class Ends:
     config: ModelConfig
     embedding: Linear | IntegerLinear | FileRows
     final_norm: FloatArray
-    output: Linear | IntegerLinear
+    output: Linear | IntegerLinear | None
+    """The head; None if it was not asked for."""
 
     def embed(self, ids: Array) -> FloatArray:
         """Look tokens up.
@@ -84,12 +85,18 @@ class Ends:
         rows = np.ascontiguousarray(hidden.reshape(-1, hidden.shape[-1]))
         normed = rms_norm(rows, self.final_norm, self.config.norm_epsilon)
         output = self.output
+        assert output is not None
         logits = output.forward(normed, exact=True) if isinstance(output, IntegerLinear) else output.forward(normed)
         return softcap(logits, self.config.logit_softcap).reshape(*hidden.shape[:-1], -1)
 
 
 def load_ends(
-    checkpoint: Checkpoint, config: ModelConfig, prepare: Prepare = as_read, activations: ActivationKind = "float32"
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    prepare: Prepare = as_read,
+    activations: ActivationKind = "float32",
+    *,
+    head: bool = True,
 ) -> Ends:
     """Read embedding, last norm and head; a tied head is the embedding itself.
 
@@ -97,6 +104,8 @@ def load_ends(
     ----------
     checkpoint, config, prepare, activations
         As for `halfpint.engine.block.load_block`.
+    head : bool
+        Whether to read a head that is not the embedding.
 
     Raises
     ------
@@ -109,7 +118,7 @@ def load_ends(
         both = held(read_weight(checkpoint, tensors[Role.EMBEDDING], prepare), activations)
         return Ends(config, both, norm, both)
     embedding = read_table(checkpoint, tensors[Role.EMBEDDING], prepare, activations)
-    output = held(read_weight(checkpoint, tensors[Role.HEAD], prepare), activations)
+    output = held(read_weight(checkpoint, tensors[Role.HEAD], prepare), activations) if head else None
     return Ends(config, embedding, norm, output)
 
 
@@ -223,6 +232,6 @@ class Decoder:
     def nbytes(self) -> int:
         """Bytes of all weights held, maps of files included; a tied head counts once."""
         outer = self.ends.embedding.nbytes + self.ends.final_norm.nbytes
-        if self.ends.output is not self.ends.embedding:
+        if self.ends.output is not None and self.ends.output is not self.ends.embedding:
             outer += self.ends.output.nbytes
         return outer + sum(block.nbytes for block in self.blocks)

@@ -53,7 +53,11 @@ def _first(projections: tuple[Projection, Projection], config: ModelConfig, x: F
 
 def _gated(config: ModelConfig, outputs: Sequence[FloatArray]) -> FloatArray:
     """Activate the gate's output and multiply it with the other, unless who answered has done it."""
-    return outputs[0] if len(outputs) == 1 else gated(config.activation, outputs[0], outputs[1])
+    if len(outputs) == 1:
+        return outputs[0]
+    gates, ups = outputs
+    # In place: fresh pages for as much would take longer than the arithmetic.
+    return gated(config.activation, gates, ups, gates if gates.flags.c_contiguous else None)
 
 
 def _split(config: ModelConfig, outputs: Sequence[FloatArray]) -> FloatArray:

@@ -6,24 +6,30 @@ and level3_thread.c). So sums are filled up with zeros to a multiple of `_SUM`, 
 multiplied at once, because products of single vectors go another way.
 
 NumPy cannot add a product to a matrix, so what is added is made in strips that are still in the cache when they are
-added. Small strips spare memory, large ones spare BLAS from rearranging the other factor for each.
+added. Small strips spare memory, large ones spare BLAS from rearranging the other factor for each. The strips of wide
+matrices are made side by side, so that adding, which NumPy does in one thread, has all of them too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
+from halfpint.kernels.machine import WIDE_COLUMNS, side_by_side
 from halfpint.tensors import FloatArray
 
 _SUM = 64
 _ROWS = 16
 _STRIP = 2**11
 """Numbers in a strip for each number of the sum."""
-_MIRRORED = 1024
-"""Rows and columns that are copied across the diagonal at a time."""
+_WIDE_STRIPS = 8
+"""Strips of a wide matrix at least, to keep as many processors busy."""
+_MIRRORED = 512
+"""Rows that are copied, or added up, at a time."""
 
 
 def times_transposed(x: FloatArray, weight: FloatArray) -> FloatArray:
@@ -61,50 +67,94 @@ def add_outer(total: FloatArray, y: FloatArray, x: FloatArray) -> None:
     y : float32 [n, rows]
     x : float32 [n, columns]
     """
-    for rows, product in _outer(y, x):
-        total[rows] += product
+    _add_strips(np.add, total, y, x)
 
 
 def subtract_outer(total: FloatArray, y: FloatArray, x: FloatArray) -> None:
     """Subtract y.T @ x from a total, in place: see `add_outer`."""
-    for rows, product in _outer(y, x):
-        total[rows] -= product
+    _add_strips(np.subtract, total, y, x)
 
 
-def _outer(y: FloatArray, x: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
-    """Strips of y.T @ x, and the rows of each."""
+def _add_strips(add: np.ufunc, total: FloatArray, y: FloatArray, x: FloatArray) -> None:
+    """Add y.T @ x to a total, in place, or subtract it."""
     (count, rows), columns = y.shape, x.shape[1]
     y, x = _filled(y, 0, _SUM), _filled(_filled(x, 0, _SUM), 1, _ROWS, least=True)
-    for start, end in _strips(count, rows, columns):
-        strip = _filled(y[:, start:end], 1, _ROWS, least=True)
-        yield slice(start, end), (strip.T @ x)[: end - start, :columns]
+
+    def work(start: int, end: int) -> None:
+        strip = _filled(y[:, start:end], 1, _ROWS, least=True) if end - start < _ROWS else y[:, start:end]
+        add(total[start:end], (strip.T @ x)[: end - start, :columns], out=total[start:end])
+
+    _over(_strips(count, rows, columns), work, columns)
 
 
 def add_square(total: FloatArray, x: FloatArray) -> None:
     """Add x.T @ x, x float32 [n, columns], to the lower triangle of float32 [columns, columns]: see `mirror`."""
     count, columns = x.shape
     x = _filled(_filled(x, 0, _SUM), 1, _ROWS, least=True)
-    for start, end in _strips(count, columns, columns):
+
+    def work(start: int, end: int) -> None:
         last = max(end, _ROWS)
         first = max(0, min(start, last - _ROWS))
         product = x[:, first:last].T @ x[:, :last]
         total[start:end, :end] += product[start - first : end - first, :end]
 
-
-def _strips(count: int, rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Cut rows into strips of nearly equal height: see `_STRIP`."""
-    number = max(1, -(-rows * columns // (_STRIP * max(count, _SUM))))
-    return pairwise(rows * place // number for place in range(number + 1))
+    # The longest first: whoever is done before takes the short ones.
+    _over(_strips(count, columns, columns)[::-1], work, columns)
 
 
 def mirror(total: FloatArray) -> None:
     """Copy the lower triangle, which `add_square` fills, to the upper one, in place."""
     count = len(total)
-    for start in range(0, count, _MIRRORED):
-        end = min(count, start + _MIRRORED)
+
+    def work(start: int, end: int) -> None:
         corner = total[start:end, start:end]
         corner[:] = np.tril(corner) + np.tril(corner, -1).T
         total[start:end, end:] = total[end:, start:end].T
+
+    _over(_rows(total), work, count)
+
+
+def added(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Add two matrices: float32 [rows, columns], new."""
+    total = np.empty_like(first)
+    _over(
+        _rows(total), lambda start, end: np.add(first[start:end], second[start:end], out=total[start:end]), len(total)
+    )
+    return total
+
+
+def ordered(square: FloatArray, order: NDArray[np.int64] | None) -> FloatArray:
+    """Copy float32 [n, n], rows and columns in another order: entry (i, j) is that of (order[i], order[j])."""
+    copy = np.empty(square.shape, np.float32)
+
+    def work(start: int, end: int) -> None:
+        if order is None:
+            copy[start:end] = square[start:end]
+        else:
+            np.take(square[order[start:end]], order, axis=1, out=copy[start:end], mode="clip")
+
+    _over(_rows(copy), work, len(copy))
+    return copy
+
+
+def _rows(array: FloatArray) -> list[tuple[int, int]]:
+    return [(start, min(len(array), start + _MIRRORED)) for start in range(0, len(array), _MIRRORED)]
+
+
+def _strips(count: int, rows: int, columns: int) -> list[tuple[int, int]]:
+    """Cut rows into strips of nearly equal height: see `_STRIP`."""
+    least = _WIDE_STRIPS if columns >= WIDE_COLUMNS else 1
+    number = max(least, -(-rows * columns // (_STRIP * max(count, _SUM))))
+    return list(pairwise(rows * place // number for place in range(number + 1)))
+
+
+def _over(strips: Sequence[tuple[int, int]], work: Callable[[int, int], object], columns: int) -> None:
+    """Do work on each strip: side by side where columns are many enough."""
+    if columns >= WIDE_COLUMNS:
+        side_by_side([partial(work, start, end) for start, end in strips])
+        return
+    for start, end in strips:
+        work(start, end)
 
 
 def _filled(array: FloatArray, axis: int, multiple: int, *, least: bool = False) -> FloatArray:

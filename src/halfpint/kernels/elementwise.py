@@ -49,15 +49,19 @@ def rotate(x: FloatArray, head_dim: int, cosines: FloatArray, sines: FloatArray)
     _native.rotate(x, head_dim, cosines, sines)
 
 
-def gated(activation: str, gates: FloatArray, ups: FloatArray) -> FloatArray:
+def gated(activation: str, gates: FloatArray, ups: FloatArray, out: FloatArray | None = None) -> FloatArray:
     """Activate the gate and multiply: float32 [n, c] each, with contiguous rows.
 
     Parameters
     ----------
     activation : str
         `silu`, or `gelu_tanh`.
+    gates, ups : float32 [n, c]
+    out : float32 [n, c], contiguous, optional
+        What to write to; it may be the gates themselves.
     """
-    out = np.empty(gates.shape, np.float32)
+    if out is None:
+        out = np.empty(gates.shape, np.float32)
     _native.gate(ACTIVATIONS[activation], gates, ups, out)
     return out
 

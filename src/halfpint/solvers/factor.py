@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from halfpint.kernels.blas import ordered
 from halfpint.tensors import FloatArray
 
 DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -52,9 +53,7 @@ def enliven(second: FloatArray) -> np.float32:
     return unit
 
 
-def feedback_factor(
-    moments: FloatArray, damping: float, order: NDArray[np.int64] | slice = slice(None)
-) -> FloatArray | None:
+def feedback_factor(moments: FloatArray, damping: float, order: NDArray[np.int64] | None = None) -> FloatArray | None:
     """Upper triangular U with U^T U = (H + damping I)^-1, H of mean diagonal 1.
 
     Parameters
@@ -76,7 +75,7 @@ def feedback_factor(
     the array that is returned: what rounding makes of an entry H_ij is some millionths of sqrt(H_ii H_jj) (Higham,
     Accuracy and Stability of Numerical Algorithms, 10.1), which the sums over tokens are off by as well.
     """
-    factor = moments.copy() if isinstance(order, slice) else moments[np.ix_(order, order)]
+    factor = ordered(moments, order)
     np.einsum("ii->i", factor)[...] += np.float32(damping)
     try:
         _invert_factor(factor)

@@ -163,10 +163,9 @@ def _answer(task: _Task) -> _Answer:
     if task.course is not None:
         fed = candidates["feedback"] = rounding.feed_back(task.target, task.course, task.fmt)
         if task.sweeps:
-            grid, gain = refinement.refine(task.target, lattices.read(fed), task.moments, DAMPING[0], task.sweeps)
-            candidates["refined"] = lattices.write(grid, fed)
-            refined = task.loss(candidates["refined"])
-            losses |= {"feedback": refined + gain, "refined": refined}
+            done = refinement.refine(task.target, lattices.read(fed), task.moments, DAMPING[0], task.sweeps)
+            candidates["refined"] = lattices.write(done.grid, fed)
+            losses |= {"feedback": done.loss + done.gain, "refined": done.loss}
         else:
             losses["feedback"] = task.loss(fed)
     return _Answer(candidates, losses, proxy_loss(task.weight, task.moments))

@@ -9,6 +9,7 @@ level nearest to a number; both need only the gradient E H, which is made for so
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,9 +26,25 @@ _ROUNDS = 3
 _PATCH = 256
 
 
-def refine(
-    weight: FloatArray, grid: Grid, moments: FloatArray, damping: float, sweeps: int = SWEEPS
-) -> tuple[Grid, float]:
+class Refined(NamedTuple):
+    """What sweeps have come to.
+
+    Attributes
+    ----------
+    grid : Grid
+        Of a loss, with damped moments, not above that of the one given, up to rounding.
+    loss : float
+        tr(E H E^T), without damping.
+    gain : float
+        By how much it became less.
+    """
+
+    grid: Grid
+    loss: float
+    gain: float
+
+
+def refine(weight: FloatArray, grid: Grid, moments: FloatArray, damping: float, sweeps: int = SWEEPS) -> Refined:
     """Improve a grid by sweeps of moves.
 
     Parameters
@@ -37,16 +54,20 @@ def refine(
     grid : Grid
         Not changed.
     moments : float32 [columns, columns]
+        Symmetric.
     damping : float
         What is added to their diagonal for the moves, so that it is positive definite.
     sweeps : int
+        At least 1.
 
     Returns
     -------
-    grid : Grid
-        Of a loss, with damped moments, not above that of the one given, up to rounding.
-    gain : float
-        By how much tr(E H E^T) became less, without damping.
+    Refined
+
+    Notes
+    -----
+    A gradient of the last sweep is made in two parts: what the columns before the patch, which are final, give to it,
+    and the rest. The first parts are all that the loss wants in the end, so that it costs no products of its own.
     """
     grid = grid.copy()
     columns = weight.shape[1]
@@ -54,15 +75,16 @@ def refine(
     error = weight - grid.values()
     one_block = lattice.block_columns >= columns > _PATCH
     width = _PATCH if one_block else max(1, _PATCH // lattice.block_columns) * lattice.block_columns
-    gain = 0.0
-    for _ in range(sweeps):
+    gain = loss = 0.0
+    for sweep in range(sweeps):
         if one_block:
             grid, gained = _refit_rows(grid, error, moments, damping)
             gain += gained
         for start in range(0, columns, width):
             end = min(start + width, columns)
             left, corner = error[:, start:end], moments[start:end, start:end]
-            image = error @ moments[:, start:end]
+            settled = error[:, :start] @ moments[:start, start:end]
+            image = settled + error[:, start:] @ moments[start:, start:end]
             damped = corner + np.float32(damping) * np.eye(end - start, dtype=np.float32)
             piece, change = moves.refine(grid.columns(start, end), image + np.float32(damping) * left, damped, _ROUNDS)
             if one_block:
@@ -71,7 +93,11 @@ def refine(
                 grid.put(start, piece)
             left -= change
             gain += float(np.vdot(change, np.float32(2) * image - change @ corner))
-    return grid, gain
+            if sweep == sweeps - 1:
+                settled *= np.float32(2)
+                settled += left @ corner
+                loss += float(np.einsum("rc,rc->", settled, left, dtype=np.float64))
+    return Refined(grid, loss, gain)
 
 
 def _refit_rows(grid: Grid, error: FloatArray, moments: FloatArray, damping: float) -> tuple[Grid, float]:

@@ -77,7 +77,7 @@ def course(statistics: Statistics, damping: float, fmt: Format) -> Course | None
 
     def made() -> Course | None:
         order = np.argsort(-np.diagonal(moments), kind="stable") if by_size else None
-        factor = feedback_factor(moments, damping, slice(None) if order is None else order)
+        factor = feedback_factor(moments, damping, order)
         return None if factor is None else Course(factor, order)
 
     return statistics.kept.get("course", (by_size, damping), made)

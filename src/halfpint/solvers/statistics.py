@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.kernels.blas import combine
+from halfpint.kernels.blas import added, combine
 from halfpint.solvers.factor import enliven
 from halfpint.tensors import FloatArray, QuantizedTensor
 
@@ -112,7 +112,7 @@ class Statistics:
 
     def second(self) -> FloatArray:
         """Second moments of both halves together, as a new array."""
-        return self.halves[0].second + self.halves[1].second
+        return added(self.halves[0].second, self.halves[1].second)
 
     def scaled(self) -> Scaled:
         """Second moments of both halves together, as solvers want them: kept, and not to be changed."""

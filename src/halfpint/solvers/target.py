@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from halfpint.kernels.blas import combine
+from halfpint.kernels.blas import added, combine
 from halfpint.solvers.factor import live_scale, solve_damped
 from halfpint.solvers.statistics import Moments, Statistics
 from halfpint.tensors import FloatArray
@@ -54,7 +54,8 @@ def wished_weight(weight: FloatArray, statistics: Statistics, choice: Correction
         return weight
     blend = np.float32(choice.blend)
     if statistics.halves[0].shift is not None:
-        change = _solved(statistics, statistics.halves[0].shift + _not_none(statistics.halves[1].shift), choice.damping)
+        shift = added(*(_not_none(half.shift) for half in statistics.halves))
+        change = _solved(statistics, shift, choice.damping)
     else:
         made = partial(_input_correction, statistics, choice.damping)
         inner = statistics.kept.get("correction", choice.damping, made)
@@ -69,7 +70,7 @@ def wished_weight(weight: FloatArray, statistics: Statistics, choice: Correction
 def _input_correction(statistics: Statistics, damping: float) -> FloatArray | None:
     """Give what a weight is multiplied with for its correction, float32 [columns, columns]."""
     first, second = (_not_none(half.difference) for half in statistics.halves)
-    return _solved(statistics, first + second, damping)
+    return _solved(statistics, added(first, second), damping)
 
 
 def _solved(statistics: Statistics, shift: FloatArray, damping: float) -> FloatArray | None:
