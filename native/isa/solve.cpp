@@ -59,12 +59,14 @@ public:
                 for (std::size_t group = 0; group < task_.groups; ++group) move_group(group);
             if (lattice_.holder != ScaleHolder::fixed)
                 for (std::size_t block = 0; block < task_.blocks; ++block) move_block(block);
-            descend_all();
+            descend_all(round + 1 == task_.rounds);
         }
         store();
     }
 
 private:
+    static constexpr std::size_t kAtOnce = 8;  // gradients, or sums, in registers
+
     const SolveLattice& lattice_;
     const RefineTask& task_;
     std::size_t columns_;
@@ -128,7 +130,6 @@ private:
 
     // Note that columns [start, end) have other values now, and give the gradient of columns [from, to) its due.
     void follow(std::size_t start, std::size_t end, std::size_t from, std::size_t to) {
-        constexpr std::size_t kAtOnce = 8;  // gradients in registers
         for (; from + kAtOnce <= to; from += kAtOnce) follow_some<kAtOnce>(start, end, from);
         for (; from < to; ++from) follow_some<1>(start, end, from);
     }
@@ -150,16 +151,17 @@ private:
         values_[column] = value;
     }
 
-    // Each gradient gets the steps of all columns in ascending order, whether at once or later.
-    void descend_all() {
+    // Each gradient gets the steps of all columns in ascending order, whether at once or later. After the last of all
+    // nobody asks for those of columns that are done.
+    void descend_all(bool last) {
         constexpr std::size_t kRun = 32;
         for (std::size_t start = 0; start < columns_; start += kRun) {
             const std::size_t end = std::min(columns_, start + kRun);
             for (std::size_t column = start; column < end; ++column) {
                 descend(column);
-                if (any(step_[column])) follow(column, column + 1, start, end);
+                if (any(step_[column])) follow(column, column + 1, last ? column - column % kAtOnce : start, end);
             }
-            follow(start, end, 0, start);
+            if (!last) follow(start, end, 0, start);
             follow(start, end, end, columns_);
         }
     }
@@ -185,7 +187,6 @@ private:
 
     // out = values H over columns [start, end).
     void product(const Lanes* values, std::size_t start, std::size_t end, Lanes* out) const {
-        constexpr std::size_t kAtOnce = 8;  // sums in registers
         std::size_t to = start;
         for (; to + kAtOnce <= end; to += kAtOnce) product_of_some<kAtOnce>(values, start, end, to, out);
         for (; to < end; ++to) product_of_some<1>(values, start, end, to, out);

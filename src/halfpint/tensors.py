@@ -15,6 +15,9 @@ Array = NDArray[Any]
 FloatArray = NDArray[np.float32]
 """An array of float32, the precision in which formats encode and decode."""
 
+Float64Array = NDArray[np.float64]
+"""An array of float64, in which sums of many numbers are made."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartSpec:

@@ -173,3 +173,18 @@ def test_what_does_not_fit_halves_becomes_the_largest():
 def test_an_unknown_kind_is_an_error():
     with pytest.raises(UsageError, match="f16, q8, f32"):
         KeyValues("q2", 2, 64)
+
+
+def test_the_reference_has_the_same_bits_in_pieces_side_by_side(threads):
+    shape = (16, 2, 64)
+    texts = [text(500, shape, seed) for seed in range(3)]
+    split = [np.stack(part).reshape(3, 500, -1, 64) for part in zip(*texts, strict=True)]
+    found = []
+    for count in (1, 2, 3):
+        threads(count)
+        found.append(attend(split[0], split[1].swapaxes(1, 2), split[2].swapaxes(1, 2), scale=0.3, window=300, cap=0.0))
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    for (queries, keys, values), whole in zip(texts, found[0], strict=True):
+        late = expected(filled("f32", shape, keys, values), queries[-1:], shape, scale=0.3, window=300, cap=0.0)
+        assert np.abs(late - whole[-1]).max() <= 1e-4 * np.abs(values).max()

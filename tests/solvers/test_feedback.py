@@ -9,6 +9,7 @@ from halfpint import formats, kernels
 from halfpint.kernels import machine
 from halfpint.solvers import SOLVERS, feedback, needs_moments
 from halfpint.solvers.factor import live
+from halfpint.solvers.plain import proxy_loss
 from halfpint.solvers.statistics import Kept, Moments, Statistics
 from solvers.layers import inputs, statistics, weight
 
@@ -19,7 +20,7 @@ STEPS = ["nearest", "weighted", "feedback", "refined"]
 
 
 def loss(original, coded, moments):
-    return feedback.proxy_loss(original - kernels.decode(coded), moments)
+    return proxy_loss(original - kernels.decode(coded), moments)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -34,7 +35,7 @@ def test_each_step_keeps_outputs_closer_than_the_one_before(name):
         k: (p.shape, p.dtype) for k, p in fmt.parts(*original.shape).items()
     }
     moments = live(told.second())
-    share = loss(original, solved.quantized, moments) / feedback.proxy_loss(original, moments)
+    share = loss(original, solved.quantized, moments) / proxy_loss(original, moments)
     assert share == pytest.approx(solved.losses["refined"], rel=1e-4)
 
 
@@ -98,9 +99,10 @@ def test_the_inputs_are_not_changed():
     assert all(np.array_equal(array, copy) for array, copy in zip(arrays, before, strict=True))
 
 
-def test_a_wide_weight_gets_the_same_codes_on_any_number_of_threads():
-    columns = machine.WIDE_COLUMNS + 64
-    original, told = weight(130, columns), statistics(inputs(columns))
+@pytest.mark.parametrize("columns", [machine.WIDE_COLUMNS + 64, machine.WIDE_COLUMNS + 77])
+@pytest.mark.parametrize("rows", [1, 7, 130])
+def test_a_wide_weight_gets_the_same_codes_on_any_number_of_threads(rows, columns):
+    original, told = weight(rows, columns), statistics(inputs(columns), lambda part: part[:, :rows] * 0.01)
     found, before = [], machine.thread_count()
     try:
         for threads in (1, 2):

@@ -55,6 +55,7 @@ def softcap(x: FloatArray, cap: float) -> FloatArray:
 
 def softmax(scores: FloatArray) -> FloatArray:
     """Exponentials that sum to one over the last axis; -inf gives exactly 0."""
-    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares: FloatArray = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    shares: FloatArray = scores - scores.max(axis=-1, keepdims=True)
+    np.exp(shares, out=shares)
+    shares /= shares.sum(axis=-1, keepdims=True)
     return shares

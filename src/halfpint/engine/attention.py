@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from halfpint.engine.activation import softcap, softmax
+from halfpint.kernels.machine import side_by_side
 from halfpint.tensors import FloatArray
 
-_MOST_SCORES = 1 << 22
-"""Scores held at a time (16 MB): long prompts are cut into blocks of queries."""
+_MOST_SCORES = 1 << 21
+"""Scores that a thread holds at a time (8 MB): long prompts are cut into blocks of queries."""
 
 _SUM = 64
 
@@ -41,20 +44,27 @@ def attend(
     grouped = grouped.transpose(0, 2, 3, 1, 4)  # [sequences, kv_heads, group, tokens, head_dim]
     out = np.empty((sequences, tokens, kv_heads, heads // kv_heads, head_dim), np.float32)
     block = max(1, _MOST_SCORES // (heads * positions))
-    for sequence in range(sequences):
-        for start in range(0, tokens, block):
-            end = min(tokens, start + block)
-            first_query = positions - tokens + start
-            seen = slice(max(0, first_query - window + 1) if window else 0, positions - tokens + end)
-            width = _width(end - start, seen.stop - seen.start)
-            part = _attend_block(
-                grouped[sequence, :, :, start:end],
-                _widened(keys[sequence, :, seen], width),
-                _widened(values[sequence, :, seen], width),
-                _mask(first_query - seen.start, end - start, width, window),
-                cap,
-            )
-            out[sequence, start:end] = part.transpose(2, 0, 1, 3)
+
+    def work(sequence: int, start: int) -> None:
+        end = min(tokens, start + block)
+        first_query = positions - tokens + start
+        seen = slice(max(0, first_query - window + 1) if window else 0, positions - tokens + end)
+        width = _width(end - start, seen.stop - seen.start)
+        part = _attend_block(
+            grouped[sequence, :, :, start:end],
+            _widened(keys[sequence, :, seen], width),
+            _widened(values[sequence, :, seen], width),
+            _mask(first_query - seen.start, end - start, width, window),
+            cap,
+        )
+        out[sequence, start:end] = part.transpose(2, 0, 1, 3)
+
+    pieces = [partial(work, sequence, start) for sequence in range(sequences) for start in range(0, tokens, block)]
+    if sequences * tokens * heads * positions >= _MOST_SCORES:
+        side_by_side(pieces)
+    else:
+        for piece in pieces:
+            piece()
     return out.reshape(sequences, tokens, heads * head_dim)
 
 

@@ -14,9 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.tensors import FloatArray
-
-Float64Array = NDArray[np.float64]
+from halfpint.tensors import Float64Array, FloatArray
 
 # The normal law's quantile for an interval of 95 %.
 _NORMAL = 1.959963984540054

@@ -20,7 +20,7 @@ DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
 _CORNER = 96
 # Columns of a product with a triangle that are made at a time; what is zero in them is multiplied as well.
 _STRIP = 256
-# Matrices are halved at multiples of this: see `halfpint.kernels.blas`.
+# Matrices are filled up to a multiple of this, and halved at one: see `halfpint.kernels.blas`.
 _SUM = 64
 
 
@@ -75,7 +75,19 @@ def feedback_factor(moments: FloatArray, damping: float, order: NDArray[np.int64
     the array that is returned: what rounding makes of an entry H_ij is some millionths of sqrt(H_ii H_jj) (Higham,
     Accuracy and Stability of Numerical Algorithms, 10.1), which the sums over tokens are off by as well.
     """
-    factor = ordered(moments, order)
+    factor, columns = _filled_factor(moments, damping, order), len(moments)
+    if factor is None or len(factor) == columns:
+        return factor
+    return factor[:columns, :columns].copy()
+
+
+def _filled_factor(moments: FloatArray, damping: float, order: NDArray[np.int64] | None = None) -> FloatArray | None:
+    """As `feedback_factor`, for as many columns more, without an input, as make their number a multiple of `_SUM`."""
+    factor, columns = ordered(moments, order), len(moments)
+    missing = -columns % _SUM
+    if missing:
+        factor = np.pad(factor, (0, missing))
+        np.einsum("ii->i", factor)[columns:] = 1
     np.einsum("ii->i", factor)[...] += np.float32(damping)
     try:
         _invert_factor(factor)
@@ -91,11 +103,15 @@ def solve_damped(right: FloatArray, moments: FloatArray, damping: float) -> Floa
     -------
     `right`, or None if the damped matrix is not positive definite
     """
-    factor = feedback_factor(moments, damping)
+    factor = _filled_factor(moments, damping)
     if factor is None:
         return None
-    _times_transposed(right, factor)
-    _times(right, factor)
+    columns = len(moments)
+    wide = right if len(factor) == columns else np.pad(right, ((0, 0), (0, len(factor) - columns)))
+    _times_transposed(wide, factor)
+    _times(wide, factor)
+    if wide is not right:
+        right[...] = wide[:, :columns]
     return right if np.isfinite(right).all() else None
 
 

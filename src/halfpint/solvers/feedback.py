@@ -9,25 +9,22 @@ is kept, so that a format, a text or a matrix on which a step fails costs nothin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from halfpint import kernels
 from halfpint.errors import NonFiniteError, ShapeError
 from halfpint.kernels.machine import side_by_side
-from halfpint.solvers import lattices, refinement, rounding, rows
+from halfpint.solvers import lattices, plain, refinement, rounding, rows
 from halfpint.solvers.factor import DAMPING
 from halfpint.solvers.lattices import supports
+from halfpint.solvers.plain import Wish
 from halfpint.solvers.statistics import Solved, Statistics
 from halfpint.solvers.target import choose_correction, wished_weight
-from halfpint.tensors import FloatArray, Format, QuantizedTensor
+from halfpint.tensors import Float64Array, FloatArray, Format, QuantizedTensor
 
-# Columns of a strip of moments that is multiplied at a time.
-_STRIP = 512
-
-__all__ = ["proxy_loss", "solve", "solve_unrefined", "solve_weighted", "supports"]
+__all__ = ["solve", "solve_unrefined", "solve_weighted", "supports"]
 
 
 def solve(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Solved:
@@ -45,8 +42,9 @@ def solve(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Sol
     -------
     Solved
         Its losses are `nearest`, `weighted`, `feedback` and `refined`, all measured against the same target: the weight
-        with its correction, as a share of tr(W H W^T) of the weight as it is. `note` says when no second moments could
-        be factored, and the weighted nearest codes were taken.
+        with its correction, as a share of tr(W H W^T) of the weight as it is; the first two over as many rows as it
+        took to know that they are worse: see `halfpint.solvers.plain`. `note` says when no second moments could be
+        factored, and the weighted nearest codes were taken.
     """
     return _solve(weight, statistics, fmt, refinement.SWEEPS)
 
@@ -59,61 +57,19 @@ def solve_unrefined(weight: FloatArray, statistics: Statistics | None, fmt: Form
 def solve_weighted(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Solved:
     """Encode a weight as it is, each column's error weighted by how large that column's input is."""
     assert statistics is not None
-    task = _Task(weight, weight, statistics.scaled().moments, fmt)
-    answer = _answer(task)
-    return Solved(answer.candidates["weighted"], _shares(answer.losses, answer.energy))
-
-
-def proxy_loss(error: FloatArray, moments: FloatArray) -> float:
-    """tr(E H E^T) of an error E [rows, columns] and symmetric moments H [columns, columns]."""
-    loss = 0.0
-    for start in range(0, error.shape[1], _STRIP):
-        strip = error[:, start : start + _STRIP]
-        # What is left of the diagonal counts twice, and half of the products is saved.
-        image = np.float32(2) * (error[:, :start] @ moments[:start, start : start + _STRIP])
-        image += strip @ moments[start : start + _STRIP, start : start + _STRIP]
-        loss += float(np.einsum("rc,rc->", image, strip, dtype=np.float64))
-    return loss
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What is asked for some rows of a weight, and what they have in common.
-
-    Attributes
-    ----------
-    weight, target : float32 [rows, columns]
-        As it is, and as it is wished to be: the squared error of outputs against this one is the measure.
-    moments : float32 [columns, columns]
-        Of mean diagonal 1.
-    fmt : Format
-    course : Course or None
-        None where the moments have no factor: then there is no feedback.
-    sweeps : int
-        Of refinement.
-    """
-
-    weight: FloatArray
-    target: FloatArray
-    moments: FloatArray
-    fmt: Format
-    course: rounding.Course | None = None
-    sweeps: int = 0
-
-    def rows(self, chosen: slice) -> _Task:
-        return replace(self, weight=self.weight[chosen], target=self.target[chosen])
-
-    def loss(self, candidate: QuantizedTensor) -> float:
-        return proxy_loss(self.target - kernels.decode(candidate), self.moments)
+    wish = Wish(weight, weight, statistics.scaled().moments, fmt)
+    coded = {step: plain.rounded(wish, step) for step in plain.STEPS}
+    losses = {step: float(wish.losses(candidate).sum()) for step, candidate in coded.items()}
+    return Solved(coded["weighted"], plain.shares(losses, float(wish.energies().sum())))
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Candidates for some rows, by the step that made them, the loss of each, and the weight's own energy."""
+    """Codes of some rows after each step, their losses, and the energy of each row of the weight as it is."""
 
     candidates: Mapping[str, QuantizedTensor]
     losses: Mapping[str, float]
-    energy: float
+    energies: Float64Array
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what is not finite is found by its consequences, and told with a name
@@ -123,58 +79,44 @@ def _solve(weight: FloatArray, statistics: Statistics | None, fmt: Format, sweep
     if statistics.groups and rows.apart(fmt, weight.shape):
         return rows.solve_groups(partial(_solve, sweeps=sweeps), weight, statistics.groups, fmt)
     target = wished_weight(weight, statistics, choose_correction(weight, statistics))
-    task = _Task(weight, target, statistics.scaled().moments, fmt, None, sweeps)
+    wish = Wish(weight, target, statistics.scaled().moments, fmt)
     for damping in DAMPING:
         course = rounding.course(statistics, damping, fmt)
         if course is None:
             continue
         try:
-            return _side_by_side(replace(task, course=course))
+            return _fed_back(wish, course, sweeps)
         except (ShapeError, NonFiniteError):
             del course  # before another is made
-    solved = _side_by_side(task)
     note = (
         "the second moments of the input have no factor even with their mean added to the diagonal: "
         "codes are the nearest ones, weighted by the input's size"
     )
-    return replace(solved, note=note)
+    judged = plain.judge(wish, wish.energies())
+    assert judged.better is not None
+    return Solved(plain.rounded(wish, judged.better), judged.losses, note)
 
 
-def _side_by_side(task: _Task) -> Solved:
-    """Answer a task in slices of rows, and take the candidate whose loss is the least over all of them."""
-    shape = (task.weight.shape[0], task.weight.shape[1])
-    slices = rows.slices(task.fmt, shape)
-    answers = side_by_side([partial(_answer, task.rows(chosen)) for chosen in slices])
-    energy = sum(answer.energy for answer in answers)
-    sums = {name: sum(answer.losses[name] for answer in answers) for name in answers[0].losses}
-    best = min(reversed(sums), key=lambda name: sums[name])
-    pieces = [(chosen, answer.candidates[best]) for chosen, answer in zip(slices, answers, strict=True)]
-    return Solved(rows.assemble(task.fmt, shape, pieces), _shares(sums, energy))
-
-
-def _shares(losses: Mapping[str, float], energy: float) -> Mapping[str, float]:
-    return {name: loss / energy if energy > 0 else 0.0 for name, loss in losses.items()}
+def _fed_back(wish: Wish, course: rounding.Course, sweeps: int) -> Solved:
+    """Feed errors back in slices of rows, and take what comes of it unless rounding alone costs less."""
+    runs = rows.slices(wish.fmt, wish.shape)
+    answers = side_by_side([partial(_answer, wish.rows(run), course, sweeps) for run in runs])
+    energies = np.concatenate([answer.energies for answer in answers])
+    sums = {step: sum(answer.losses[step] for answer in answers) for step in answers[0].losses}
+    best = min(reversed(sums), key=lambda step: sums[step])
+    judged = plain.judge(wish, energies, sums[best])
+    losses = {**judged.losses, **plain.shares(sums, float(energies.sum()))}
+    if judged.better is not None:
+        return Solved(plain.rounded(wish, judged.better), losses)
+    pieces = [(run, answer.candidates[best]) for run, answer in zip(runs, answers, strict=True)]
+    return Solved(rows.assemble(wish.fmt, wish.shape, pieces), losses)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # each thread has settings of its own
-def _answer(task: _Task) -> _Answer:
-    candidates = {"nearest": kernels.encode(task.weight, task.fmt), "weighted": _weighted(task)}
-    losses = {name: task.loss(candidate) for name, candidate in candidates.items()}
-    if task.course is not None:
-        fed = candidates["feedback"] = rounding.feed_back(task.target, task.course, task.fmt)
-        if task.sweeps:
-            done = refinement.refine(task.target, lattices.read(fed), task.moments, DAMPING[0], task.sweeps)
-            candidates["refined"] = lattices.write(done.grid, fed)
-            losses |= {"feedback": done.loss + done.gain, "refined": done.loss}
-        else:
-            losses["feedback"] = task.loss(fed)
-    return _Answer(candidates, losses, proxy_loss(task.weight, task.moments))
-
-
-def _weighted(task: _Task) -> QuantizedTensor:
-    importance = np.diagonal(task.moments).copy()
-    try:
-        return kernels.encode(task.target, task.fmt, importance)
-    except (ShapeError, NonFiniteError):
-        # The correction, not the weight, is beyond the format.
-        return kernels.encode(task.weight, task.fmt, importance)
+def _answer(wish: Wish, course: rounding.Course, sweeps: int) -> _Answer:
+    fed = rounding.feed_back(wish.target, course, wish.fmt)
+    if not sweeps:
+        return _Answer({"feedback": fed}, {"feedback": float(wish.losses(fed).sum())}, wish.energies())
+    done = refinement.refine(wish.target, lattices.read(fed), wish.moments, DAMPING[0], sweeps)
+    candidates = {"feedback": fed, "refined": lattices.write(done.grid, fed)}
+    return _Answer(candidates, {"feedback": done.loss + done.gain, "refined": done.loss}, wish.energies())
