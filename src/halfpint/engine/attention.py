@@ -10,8 +10,8 @@ from halfpint.engine.activation import softcap, softmax
 from halfpint.kernels.machine import side_by_side
 from halfpint.tensors import FloatArray
 
-_MOST_SCORES = 1 << 21
-"""Scores that a thread holds at a time (8 MB): long prompts are cut into blocks of queries."""
+_MOST_SCORES = 1 << 19
+"""Scores that a thread holds at a time (2 MB): long prompts are cut into blocks of queries."""
 
 _SUM = 64
 
