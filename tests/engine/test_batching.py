@@ -19,7 +19,7 @@ from halfpint.engine import (
 )
 from halfpint.errors import RoomError, UsageError
 from halfpint.formats import by_name
-from halfpint.kernels import encode, machine
+from halfpint.kernels import encode
 
 PROMPTS = [
     [5, 80, 33, 120, 7],
@@ -70,13 +70,12 @@ def test_texts_end_one_by_one(decoder):
         assert text == list(Generation(decoder, prompt, options, cache))
 
 
-def test_any_number_of_threads_gives_the_same_bits(decoder):
-    before, rows = machine.thread_count(), []
+def test_any_number_of_threads_gives_the_same_bits(decoder, threads):
+    rows = []
     for count in (1, 2, 3):
-        machine.set_thread_count(count)
+        threads(count)
         caches = [Cache(decoder.config) for _ in PROMPTS]
         rows.append(decoder.forward_many([np.array(prompt) for prompt in PROMPTS], caches))
-    machine.set_thread_count(before)
     assert np.array_equal(rows[0], rows[1])
     assert np.array_equal(rows[0], rows[2])
 

@@ -10,18 +10,9 @@ from hypothesis.extra import numpy as arrays
 from halfpint import formats, kernels
 from halfpint.errors import NonFiniteError, ShapeError
 from halfpint.formats import ggml
-from halfpint.kernels import _native
 from halfpint.tensors import QuantizedTensor
 
 NATIVE = pytest.mark.parametrize("fmt", ggml.FORMATS, ids=lambda fmt: fmt.name)
-
-
-@pytest.fixture
-def threads():
-    """Set the number of threads, and set it back."""
-    before = _native.thread_count()
-    yield _native.set_thread_count
-    _native.set_thread_count(before)
 
 
 def ugly_weight():

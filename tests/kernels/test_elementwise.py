@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from halfpint.engine import activation, rope
-from halfpint.kernels import elementwise, machine
+from halfpint.kernels import elementwise
 
 SIZES = [(1, 1), (3, 7), (2, 64), (5, 100), (300, 250)]
 
@@ -57,12 +57,11 @@ def test_sums_are_exact(size, isa):
     assert np.array_equal(total, x + more)
 
 
-def test_any_number_of_threads_gives_the_same_bits():
-    before, outputs = machine.thread_count(), []
+def test_any_number_of_threads_gives_the_same_bits(threads):
+    outputs = []
     for count in (1, 2, 3):
-        machine.set_thread_count(count)
+        threads(count)
         outputs.append(elementwise.gated("silu", random(400, 300), random(400, 300)[::-1]))
-    machine.set_thread_count(before)
     assert np.array_equal(outputs[0], outputs[1])
     assert np.array_equal(outputs[0], outputs[2])
 

@@ -34,14 +34,6 @@ SOME = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-def threads():
-    """Set the number of threads, and set it back."""
-    before = _native.thread_count()
-    yield _native.set_thread_count
-    _native.set_thread_count(before)
-
-
 def assert_same_bits(left, right):
     assert left.keys() == right.keys()
     for name, part in left.items():

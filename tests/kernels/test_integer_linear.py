@@ -144,18 +144,15 @@ def test_the_company_of_a_token_changes_no_bit(name, isa):
 
 @pytest.mark.parametrize("tokens", [1, 6])
 @pytest.mark.parametrize("name", ["q4_k", "iq4_xs", "int4-g128"])
-def test_the_number_of_threads_changes_no_bit(name, tokens):
+def test_the_number_of_threads_changes_no_bit(name, tokens, threads):
     weight = random_parts(formats.by_name(name), 1500, 1024)
     x = activations(tokens, 1024)
-    before, results, decoded = _native.thread_count(), [], []
-    try:
-        for count in (1, 2, 3):
-            _native.set_thread_count(count)
-            packed = IntegerLinear(weight)
-            results.append(packed.forward(x))
-            decoded.append(packed.decode())
-    finally:
-        _native.set_thread_count(before)
+    results, decoded = [], []
+    for count in (1, 2, 3):
+        threads(count)
+        packed = IntegerLinear(weight)
+        results.append(packed.forward(x))
+        decoded.append(packed.decode())
     assert all(np.array_equal(bits(results[0]), bits(result)) for result in results)
     assert all(np.array_equal(bits(decoded[0]), bits(values)) for values in decoded)
 

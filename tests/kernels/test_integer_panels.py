@@ -146,15 +146,12 @@ def test_gating_in_one_is_for_many_tokens_and_integers():
 
 
 @pytest.mark.parametrize("name", ["q4_k", "iq4_xs", "int4-g128"])
-def test_the_number_of_threads_changes_no_bit(name):
+def test_the_number_of_threads_changes_no_bit(name, threads):
     weight, x = random_parts(formats.by_name(name), 400, 1024), activations(100, 1024)
-    before, results = _native.thread_count(), []
-    try:
-        for count in (1, 2, 3):
-            _native.set_thread_count(count)
-            results.append(IntegerLinear(weight).forward(x))
-    finally:
-        _native.set_thread_count(before)
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(IntegerLinear(weight).forward(x))
     assert all(np.array_equal(bits(results[0]), bits(result)) for result in results)
 
 

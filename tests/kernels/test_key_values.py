@@ -9,7 +9,7 @@ import pytest
 
 from halfpint.engine.attention import attend
 from halfpint.errors import UsageError
-from halfpint.kernels import _native, machine
+from halfpint.kernels import _native
 from halfpint.kernels.key_values import CACHE_KINDS, KeyValues
 from instruction_sets import ISAS
 
@@ -23,13 +23,6 @@ SHAPES = {  # heads, kv_heads, head_dim
 }
 VIEWS = {"plain": (0, 0.0), "window": (37, 0.0), "narrow window": (1, 0.0), "cap": (0, 3.0), "both": (70, 20.0)}
 CASES = [(shape, "plain") for shape in SHAPES] + [("groups of 8", view) for view in VIEWS if view != "plain"]
-
-
-@pytest.fixture
-def threads():
-    before = machine.thread_count()
-    yield machine.set_thread_count
-    machine.set_thread_count(before)
 
 
 def text(length: int, shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

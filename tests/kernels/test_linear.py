@@ -100,17 +100,13 @@ def test_short_ends_of_rows_count(name, columns):
 
 @pytest.mark.parametrize("tokens", [2, 50])
 @pytest.mark.parametrize("name", ["q4_k", "bf16", "int4-g128"])
-def test_the_number_of_threads_changes_no_bit(name, tokens):
+def test_the_number_of_threads_changes_no_bit(name, tokens, threads):
     weight = random_parts(formats.by_name(name), 1500, 1024)
     x = np.random.default_rng(4).standard_normal((tokens, 1024)).astype(np.float32)
-    linear, before = Linear(weight), _native.thread_count()
-    try:
-        results = []
-        for count in (1, 2, 3):
-            _native.set_thread_count(count)
-            results.append(linear.forward(x))
-    finally:
-        _native.set_thread_count(before)
+    linear, results = Linear(weight), []
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(linear.forward(x))
     assert all(np.array_equal(results[0], result) for result in results)
 
 

@@ -11,12 +11,9 @@ def blas_threads():
 
 
 @pytest.mark.parametrize(("columns", "expected"), [(64, 1), (1023, 1), (1024, 2), (8192, 2)])
-def test_products_get_as_many_threads_as_pay(columns, expected):
-    before, native = blas_threads(), machine.thread_count()
-    machine.set_thread_count(2)
-    try:
-        with machine.product_threads(columns):
-            assert set(blas_threads()) == {expected}
-    finally:
-        machine.set_thread_count(native)
+def test_products_get_as_many_threads_as_pay(columns, expected, threads):
+    before = blas_threads()
+    threads(2)
+    with machine.product_threads(columns):
+        assert set(blas_threads()) == {expected}
     assert blas_threads() == before

@@ -17,14 +17,6 @@ NAMES = [
 ]
 
 
-@pytest.fixture
-def threads():
-    """Set the number of threads, and set it back."""
-    before = _native.thread_count()
-    yield _native.set_thread_count
-    _native.set_thread_count(before)
-
-
 def same_grid(left, right):
     for name in ("indices", "scale", "minimum", "subscale", "submin"):
         assert np.array_equal(getattr(left, name), getattr(right, name)), name

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 
 import halfpint
 import tiny_models
-from halfpint import kernels
 from halfpint.checkpoints import open_checkpoint, read_float32
 from halfpint.errors import HalfpintError, NonFiniteError, UnsupportedError, UsageError
 from halfpint.formats.float8 import Float8
@@ -86,10 +85,10 @@ def test_every_tensor_is_accounted_for_and_the_plan_knows_the_size(tiny, tmp_pat
 
 
 @pytest.mark.parametrize(("container", "wish"), JOBS, ids=str)
-def test_the_same_job_gives_the_same_bytes_on_one_thread_and_on_two(tiny, tmp_path, container, wish):
+def test_the_same_job_gives_the_same_bytes_on_one_thread_and_on_two(tiny, tmp_path, container, wish, threads):
     outputs = []
-    for number, threads in enumerate((1, 2, 2)):
-        kernels.set_thread_count(threads)
+    for number, count in enumerate((1, 2, 2)):
+        threads(count)
         folder = tmp_path / str(number)
         folder.mkdir()
         outputs.append(contents(verbs.quantize(tiny, folder / "out", options(container, **wish)).output))

@@ -4,7 +4,6 @@ import pytest
 
 import tiny_models
 from halfpint.checkpoints import open_checkpoint
-from halfpint.kernels.machine import set_thread_count, thread_count
 from halfpint.pipeline.deciding import decide
 from halfpint.pipeline.opening import demo_folder
 from halfpint.pipeline.timing import job_seconds, stream_seconds
@@ -50,14 +49,10 @@ def test_the_smallest_model_takes_as_long_as_the_program_needs_to_start(tmp_path
     assert START <= made.seconds < 2 * START
 
 
-def test_the_embedded_model_takes_what_was_measured(source):
+def test_the_embedded_model_takes_what_was_measured(source, threads):
     """Seconds of one idle thread: 48 for the job, 55 for the comparison."""
-    before = thread_count()
-    try:
-        set_thread_count(1)
-        made = decide(source, options("gguf", bits=4, calibrate=True))
-    finally:
-        set_thread_count(before)
+    threads(1)
+    made = decide(source, options("gguf", bits=4, calibrate=True))
     assert 48 / 2 < made.seconds < 48 * 2
     assert 55 / 2 < made.comparison_seconds < 55 * 2
 
@@ -67,12 +62,8 @@ def test_solving_costs_more_than_rounding(source, plan):
     assert job_seconds(source, plan, 0) > job_seconds(source, plain, 0)
 
 
-def test_threads_share_the_solving(source, plan):
-    before = thread_count()
-    try:
-        set_thread_count(1)
-        alone = job_seconds(source, plan, 0)
-        set_thread_count(2)
-        assert job_seconds(source, plan, 0) - START == pytest.approx((alone - START) / 2)
-    finally:
-        set_thread_count(before)
+def test_threads_share_the_solving(source, plan, threads):
+    threads(1)
+    alone = job_seconds(source, plan, 0)
+    threads(2)
+    assert job_seconds(source, plan, 0) - START == pytest.approx((alone - START) / 2)

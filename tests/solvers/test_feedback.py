@@ -101,17 +101,14 @@ def test_the_inputs_are_not_changed():
 
 @pytest.mark.parametrize("columns", [machine.WIDE_COLUMNS + 64, machine.WIDE_COLUMNS + 77])
 @pytest.mark.parametrize("rows", [1, 7, 130])
-def test_a_wide_weight_gets_the_same_codes_on_any_number_of_threads(rows, columns):
+def test_a_wide_weight_gets_the_same_codes_on_any_number_of_threads(rows, columns, threads):
     original, told = weight(rows, columns), statistics(inputs(columns), lambda part: part[:, :rows] * 0.01)
-    found, before = [], machine.thread_count()
-    try:
-        for threads in (1, 2):
-            machine.set_thread_count(threads)
-            with machine.product_threads(columns):
-                solved = feedback.solve(original, replace(told, kept=Kept()), formats.by_name("int4-g128"))
-            found.append((solved.losses, {name: part.tobytes() for name, part in solved.quantized.parts.items()}))
-    finally:
-        machine.set_thread_count(before)
+    found = []
+    for count in (1, 2):
+        threads(count)
+        with machine.product_threads(columns):
+            solved = feedback.solve(original, replace(told, kept=Kept()), formats.by_name("int4-g128"))
+        found.append((solved.losses, {name: part.tobytes() for name, part in solved.quantized.parts.items()}))
     assert found[0] == found[1]
 
 
