@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
+import tiny_models
 from halfpint.cli import main
 
 MEASURE_KEYS = {
@@ -258,3 +259,9 @@ def test_a_verdict_of_one_window_says_that_its_doubt_is_unknown():
     found = machine("quantize", "demo", "out.gguf", "--format", "q8_0", "--no-calibrate", "--tokens", "1")
     assert found["verdict"] == "PASS"
     assert found["verdict_reason"].count("± unknown") == 2
+
+
+def test_a_format_that_does_not_fit_is_told_after_the_work_too(tmp_path):
+    tiny_models.save_tiny("llama", tmp_path / "odd", hidden_size=96, intermediate_size=96)
+    told = card("quantize", "odd", "odd.gguf", "--format", "q4_k", "--no-calibrate", "--no-measure")
+    assert "96 columns do not divide into blocks of 256, as q4_k needs: iq4_nl instead" in " ".join(told.split())

@@ -62,6 +62,17 @@ def test_one_window_has_no_error_bar():
     assert math.isnan(clustered_mean(np.arange(5.0), np.zeros(5, dtype=np.int64)).stderr)
 
 
+def test_a_model_as_wrong_as_can_be_is_infinitely_perplexed():
+    right, wrong = np.full((40, 50), -1e4, np.float32), np.full((40, 50), -1e4, np.float32)
+    right[:, 0], wrong[:, 1] = 1e4, 1e4
+    tally = Tally()
+    tally.add(0, "a", score(right, wrong, np.zeros(40, dtype=np.int64)))
+    tally.add(1, "a", score(right, wrong, np.zeros(40, dtype=np.int64)))
+    found = tally.quality()
+    assert (found.reference_perplexity, found.perplexity, found.perplexity_ratio) == (1, math.inf, math.inf)
+    assert found.kl_mean == pytest.approx(2e4)
+
+
 def test_a_tally_gives_the_same_by_parts_as_at_once():
     reference, candidate = random_logits(7), random_logits(8)
     targets = np.arange(40, dtype=np.int64)

@@ -143,6 +143,9 @@ def test_what_cannot_be_done_is_refused_and_never_replaced(models, old, new, err
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         plan_file.read(tmp_path / "absent.toml")
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 50000 + "]" * 50000)
+    with pytest.raises(UsageError, match="too deeply"):
+        plan_file.read(tmp_path / "deep.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="cannot be read"):
         plan_file.read(tmp_path / "binary.toml")

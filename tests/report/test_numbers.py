@@ -18,6 +18,8 @@ from halfpint.report import numbers
         (99.96, "100"),
         (0.09996, "0.100"),
         (123456, "123456"),
+        (2.4e9, "2.40e+09"),
+        (-1e300, "-1.00e+300"),
         (0.000123, "0.000123"),
         (1.5e-9, "1.50e-09"),
         (-0.0456, "-0.0456"),
@@ -77,6 +79,8 @@ def test_durations(seconds, written):
         (123.4, 56.7, "123 ± 57"),
         (1e-12, 3e-13, "1.00e-12 ± 3.0e-13"),
         (5.0, 1e-9, "5.00000 ± 0.00000"),
+        (3.21e88, 4.5e87, "3.21e+88 ± 4.5e+87"),
+        (math.inf, math.inf, "infinite ± infinite"),
     ],
 )
 def test_a_mean_ends_where_its_doubt_begins(mean, stderr, written):

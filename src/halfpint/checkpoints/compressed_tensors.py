@@ -184,7 +184,7 @@ def _unfit(tensor: OutputTensor, fmt: Affine | Float8) -> str | None:
         return refusal
     if isinstance(fmt, Affine) and fmt.group_size and tensor.shape[1] % fmt.group_size:
         return (
-            f"the {tensor.shape[1]} columns of {tensor.name} do not divide into groups of {fmt.group_size}, which "
+            f"{tensor.shape[1]} columns do not divide into groups of {fmt.group_size}, which "
             "vLLM and transformers need; choose a group size that divides them, or whole rows"
         )
     return None

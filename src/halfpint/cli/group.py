@@ -34,6 +34,8 @@ NOBODY_READS = 141
 TRACEBACK = "halfpint.traceback"
 """Key of `click.Context.meta`: whether an error prints where it came from."""
 
+# What Python says, as a RuntimeError, when a thread finds no memory for its stack.
+_NO_THREAD = "can't start new thread"
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
 
 
@@ -180,7 +182,7 @@ def _explain(error: BaseException) -> Ended:
         return Ended(f"error: {one_line(str(error))}", error.exit_code)
     if isinstance(error, BrokenPipeError):
         return Ended("nobody reads the output any more", NOBODY_READS)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
         return Ended("error: not enough memory; close other programs or take a smaller model", OUT_OF_ROOM)
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""

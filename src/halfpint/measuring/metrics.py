@@ -207,7 +207,7 @@ def summarise(
     # The two losses of a token move together, so the ratio is far better known than either perplexity.
     difference = clustered_mean(candidate_loss - reference_loss, windows)
     median, p99, p999 = (float(value) for value in np.quantile(kl, [0.5, 0.99, 0.999]))
-    ratio = math.exp(difference.mean)
+    ratio, perplexity, reference_perplexity = map(_exp, (difference.mean, candidate.mean, reference.mean))
     return Quality(
         tokens=len(kl),
         kl_mean=kl_mean.mean,
@@ -218,10 +218,18 @@ def summarise(
         kl_max=float(kl.max()),
         top1_agreement=agreement.mean,
         top1_agreement_stderr=agreement.stderr,
-        perplexity=math.exp(candidate.mean),
-        perplexity_stderr=math.exp(candidate.mean) * candidate.stderr,
-        reference_perplexity=math.exp(reference.mean),
-        reference_perplexity_stderr=math.exp(reference.mean) * reference.stderr,
+        perplexity=perplexity,
+        perplexity_stderr=perplexity * candidate.stderr,
+        reference_perplexity=reference_perplexity,
+        reference_perplexity_stderr=reference_perplexity * reference.stderr,
         perplexity_ratio=ratio,
         perplexity_ratio_stderr=ratio * difference.stderr,
     )
+
+
+def _exp(value: float) -> float:
+    """Like `math.exp`, with infinity for what is beyond a float: a model may be as wrong as it likes."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf

@@ -157,7 +157,10 @@ def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, cali
 
 def refuse_target(source: Checkpoint, output: Path) -> None:
     """Refuse an output that would touch the source or something that is there already, or cannot be written."""
-    target, origin = output.resolve(), source.path.resolve()
+    try:
+        target, origin = output.resolve(), source.path.resolve()
+    except RuntimeError as error:
+        raise UsageError(f"the output {output} is a link that leads in a circle; choose another name") from error
     if target == origin or origin in target.parents or target in origin.parents:
         raise UsageError(f"the output {output} lies in or around the source {source.path}; choose another place")
     if output.exists() or output.is_symlink():

@@ -101,6 +101,8 @@ def loads(text: str, where: str = "plan file") -> PlanFile:
         parsed = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{where}: {error}") from error
+    except RecursionError:
+        raise UsageError(f"{where}: its values are nested too deeply for a plan") from None
     _check_keys(parsed, _HEAD_KEYS, where)
     tensors: dict[str, Assigned] = {}
     for name, value in parsed["tensors"].items():

@@ -6,20 +6,22 @@ import math
 from collections.abc import Iterable
 
 _BYTE_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+# From here on a number is written with an exponent.
+_LARGEST_EXPONENT = 9
 _COUNT_UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 
 
 def significant(value: float, digits: int = 3) -> str:
     """Write a number with so many significant digits, without an exponent where a reader can do without.
 
-    `123456` stays whole: digits before the point are never replaced by zeros.
+    `123456` stays whole: digits before the point are never replaced by zeros. From a billion on there is an exponent.
     """
     if not math.isfinite(value):
         return "unknown" if math.isnan(value) else "infinite"
     if value == 0:
         return "0"
     exponent = math.floor(math.log10(abs(value)))
-    if exponent < -5:
+    if not -5 <= exponent < _LARGEST_EXPONENT:
         return f"{value:.{digits - 1}e}"
     text = f"{value:.{max(0, digits - 1 - exponent)}f}"
     # Rounding may carry into a new digit: 9.996 is 10.0, not 10.00.
@@ -72,6 +74,8 @@ def with_error(mean: float, stderr: float) -> str:
         return f"{significant(mean)} ± unknown"
     if stderr == 0 or not math.isfinite(mean) or not math.isfinite(stderr):
         return f"{significant(mean)} ± {significant(stderr, 2)}"
+    if max(abs(mean), stderr) >= 10**_LARGEST_EXPONENT:
+        return f"{mean:.2e} ± {stderr:.1e}"
     decimals = max(0, 1 - math.floor(math.log10(stderr)))
     # Tiny errors of large means need no more than six digits of the mean.
     largest = max(abs(mean), stderr)

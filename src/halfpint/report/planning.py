@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
@@ -119,6 +120,13 @@ def _already(planned: PlanResult) -> list[RenderableType]:
     ]
 
 
+def _instead(plan: Plan) -> list[RenderableType]:
+    """What is not as it was asked for: how many matrices, and why."""
+    matrices = [tensor for tensor in plan.tensors if len(tensor.shape) == 2]
+    counts = Counter(tensor.note for tensor in matrices if tensor.note)
+    return [remark(f"{count} of {len(matrices)} matrices: {note}") for note, count in counts.items()]
+
+
 def _memory(need: MemoryNeed) -> list[tuple[str, str, str]]:
     return [
         ("memory", size(need.memory_bytes), f"asked for, with {need.engine}"),
@@ -141,6 +149,7 @@ def quantize_card(result: QuantizeResult, name: str) -> Group:
         heading(f"{name} -> {result.output}", result.plan.container),
         facts((*_sizes(result.plan, result.planned.original_bytes), *_cost(result))),
         *_already(result.planned),
+        *_instead(result.plan),
     ]
     found = result.measurement
     if found is not None:
