@@ -5,6 +5,7 @@ import os
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import tiny_models
@@ -20,11 +21,11 @@ def model(tmp_path):
     return folder
 
 
-def taken(path, bits=4, settings=None):
+def taken(path, bits=4, settings=None, whole=False):
     source = open_checkpoint(path)
     plan = make_plan(source, CONTAINERS["gguf"], Wish(bits=bits))
     try:
-        return fingerprint(source, plan, settings or {})
+        return fingerprint(source, plan, settings or {}, whole=whole)
     finally:
         source.close()
 
@@ -42,6 +43,16 @@ def test_a_touched_file_is_no_difference_but_is_noticed(model):
     os.utime(model / "model.safetensors", ns=(0, 1))
     assert differences(before, taken(model)) == []
     assert touched(before, taken(model))
+
+
+def test_with_every_byte_counted_any_change_is_a_difference(model, tmp_path):
+    before, path = taken(model, whole=True), model / "model.safetensors"
+    data = path.read_bytes()
+    for place in np.random.default_rng(0).integers(len(data) // 2, len(data), 20):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert differences(before, taken(model, whole=True)) == ["files model.safetensors content has changed"]
+    path.write_bytes(data)
+    assert differences(before, taken(model, whole=True)) == []
 
 
 def test_settings_and_plan_are_told_in_words(model):

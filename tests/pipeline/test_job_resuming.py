@@ -275,15 +275,30 @@ def test_another_source_is_refused(tiny, tmp_path, wish, change, says):
     assert len(lines(output)) == 22
 
 
-def test_a_source_that_was_only_copied_is_the_same(tiny, whole, tmp_path):
+@pytest.mark.parametrize("step", [3, 12])
+def test_a_calibrated_job_refuses_a_source_that_changed_where_it_had_not_come_to(tmp_path, step):
+    """Text has passed through weights that are written later: what was written may depend on them."""
+    folder, output = tmp_path / "model", tmp_path / "out"
+    tiny_models.save_tiny("llama", folder, dtype="bfloat16", hidden_size=256, intermediate_size=768)
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(folder, output, CALIBRATED[0], At(step, interrupt))
+    change_a_weight_between_the_samples(folder)
+    with pytest.raises(UsageError, match=r"files model.safetensors content has changed.*--fresh"):
+        carry_out(folder, output, CALIBRATED[0], At())
+    assert len(lines(output)) == step + 1
+
+
+@pytest.mark.parametrize("wish", [DATA_FREE[0], CALIBRATED[0]], ids=str)
+def test_a_source_that_was_only_copied_is_the_same(tiny, whole, tmp_path, wish):
     output = tmp_path / "out"
-    begin(tiny, output, DATA_FREE[0])
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(tiny, output, wish, At(12, interrupt))
     copy = tmp_path / "elsewhere" / tiny.name
     shutil.copytree(tiny, copy, copy_function=shutil.copyfile)
     at = At()
-    verbs.quantize(copy, output, options(**DATA_FREE[0]), at)
+    carry_out(copy, output, wish, at)
     assert {"compare the source", CONTINUING} <= set(at.stages)
-    assert contents(output) == whole[json.dumps(DATA_FREE[0])][0]
+    assert contents(output) == whole[json.dumps(wish)][0]
 
 
 @pytest.mark.parametrize("wish", DATA_FREE, ids=str)

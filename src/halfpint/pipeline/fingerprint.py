@@ -1,8 +1,9 @@
 """What a job is, in a few words and hashes: two jobs with the same fingerprint write the same bytes.
 
-Where the source lies does not matter, what it holds does. Weights are not read whole for that: sizes, samples and the
-time of the last change tell a changed file. When the time alone differs (a model that was copied, say), the job must
-compare the contents of what it has read before: `halfpint.pipeline.resuming`.
+Where the source lies does not matter, what it holds does. Where each weight is rounded by itself, weights are not read
+whole for that: sizes, samples and the time of the last change tell a changed file. When the time alone differs (a model
+that was copied, say), the job must compare the contents of what it has read before: `halfpint.pipeline.resuming`. Where
+text passes through the model, a weight may depend on all others, and everything is read.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SECRET = "sha256"
 _MOST_WORDS = 3
 
 
-def fingerprint(source: Checkpoint, plan: Plan, settings: Mapping[str, Any]) -> dict[str, Any]:
+def fingerprint(source: Checkpoint, plan: Plan, settings: Mapping[str, Any], *, whole: bool = False) -> dict[str, Any]:
     """Describe a job.
 
     Parameters
@@ -38,6 +39,8 @@ def fingerprint(source: Checkpoint, plan: Plan, settings: Mapping[str, Any]) -> 
     plan : Plan
     settings : Mapping of str to Any
         What else decides about the bytes, such as the calibration text; values that JSON can say.
+    whole : bool
+        Whether every byte of the weights counts, and not sizes and samples alone.
 
     Returns
     -------
@@ -49,7 +52,7 @@ def fingerprint(source: Checkpoint, plan: Plan, settings: Mapping[str, Any]) -> 
         "halfpint": {"version": __version__},
         "output": {"container": plan.container},
         "source": {"name": source.path.resolve().name, "configuration": {_SECRET: _sha256(config.encode())}},
-        "files": {path.name: _file(path) for path in source.files},
+        "files": {path.name: _file(path, whole) for path in source.files},
         "side files": dict(_side_files(source)),
         "plan": {tensor.name: _words(tensor) for tensor in plan.tensors},
         "settings": dict(settings),
@@ -82,10 +85,13 @@ def summary(said: list[str]) -> str:
     return "; ".join(said[:_MOST_WORDS]) + more
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _file(path: Path, whole: bool = False) -> dict[str, Any]:
     content = hashlib.sha256()
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
+        if whole:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"bytes": status.st_size, "content": {_SECRET: digest}, _TIME: status.st_mtime_ns}
         content.update(file.read(_HEAD_BYTES))
         last = status.st_size - _SAMPLE_BYTES
         for number in range(1, _SAMPLES + 1):

@@ -112,7 +112,7 @@ def quantize(
     if calibration is None and is_needed(plan):
         raise UsageError("the plan has solvers that look at text, and no text is given")
     settings = {} if calibration is None else {"calibration": calibration.described()}
-    described = fingerprint(source, plan, settings)
+    described = fingerprint(source, plan, settings, whole=calibration is not None)
     staging = Staging(output, keep=not manner.fresh)
     try:
         finished = earlier(source, plan, staging, described, progress)
