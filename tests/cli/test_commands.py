@@ -265,3 +265,23 @@ def test_a_format_that_does_not_fit_is_told_after_the_work_too(tmp_path):
     tiny_models.save_tiny("llama", tmp_path / "odd", hidden_size=96, intermediate_size=96)
     told = card("quantize", "odd", "odd.gguf", "--format", "q4_k", "--no-calibrate", "--no-measure")
     assert "96 columns do not divide into blocks of 256, as q4_k needs: iq4_nl instead" in " ".join(told.split())
+
+
+def test_a_prompt_that_is_no_text_is_refused():
+    told = fails("generate", "demo", "once \udcff upon", exit_code=2)
+    assert "not UTF-8: after 5 characters comes the byte 0xff" in told
+    result = run("chat", "demo", input=b"hello \xfe\n")
+    assert (result.exit_code, "not UTF-8" in result.stderr) == (2, True)
+
+
+def test_a_format_that_another_container_holds_is_told_with_it():
+    assert "--to compressed-tensors" in fails("plan", "demo", "--format", "int4-g128", "--to", "gguf", exit_code=2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_map_that_finds_no_room_costs_nothing_but_itself():
+    result = run("quantize", "demo", "a.gguf", "--bits", "4", "--no-measure", "--no-calibrate", "--map", "/dev/full")
+    assert result.exit_code == 4
+    assert "/dev/full cannot be written: the disk is full" in result.stderr
+    assert "bits per weight" in result.stdout
+    assert Path("a.gguf").exists()

@@ -189,7 +189,8 @@ def _places_of(source: Checkpoint, outputs: Sequence[OutputTensor]) -> dict[str,
         placed[tensor.name] = place
     missing = [name for name, place in known.items() if name not in placed and not place.optional]
     if missing:
-        raise CheckpointError(f"{len(missing)} tensors of the model are missing, {missing[0]} among them")
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"tensors of the model are missing: {missing[0]}{others}")
     # In the order of the forward pass, whatever the source's, so that reading a model reads the file onwards.
     return {name: placed[name] for name in (*known, *placed) if name in placed}
 

@@ -46,7 +46,9 @@ class Bytes(click.ParamType[int]):
         units = {unit.lower(): factor for unit, factor in UNITS.items()}
         factor = None if match is None else units.get(match[2].lower())
         if match is None or factor is None:
-            self.fail(f"{value!r} is no size; write 3.5GB (10^9 bytes), 800MB or 8GiB (2^30 bytes)", param, ctx)
+            self.fail(
+                f"{value!r} is no size; write 3.5GB (10^9 bytes), 800MB, 8GiB (2^30 bytes) or 5000000B", param, ctx
+            )
         # Decimal digits times a whole number, without the rounding of a binary fraction: 0.7GB is 700000000.
         whole, _, fraction = match[1].partition(".")
         nbytes = int(whole + fraction) * factor // 10 ** len(fraction) if whole + fraction else 0

@@ -10,7 +10,7 @@ import click
 
 from halfpint.cli import options
 from halfpint.cli.generate import show
-from halfpint.cli.input import standard_input
+from halfpint.cli.input import readable, standard_input
 from halfpint.cli.reading import ReadingLine
 from halfpint.cli.sampling import Sampling, generate_options, sampling
 from halfpint.errors import RoomError
@@ -66,7 +66,7 @@ def _messages(typed: TextIO) -> Iterator[str]:
         if interactive:
             click.echo(click.style("you> ", bold=True), nl=False)
         line = typed.readline()
-        message = line.strip()
+        message = readable(line.strip())
         if message == "/quit":
             return
         if not line:

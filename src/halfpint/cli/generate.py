@@ -8,7 +8,7 @@ from typing import Unpack
 import click
 
 from halfpint.cli import options
-from halfpint.cli.input import standard_input
+from halfpint.cli.input import readable, standard_input
 from halfpint.cli.reading import ReadingLine
 from halfpint.cli.sampling import Sampling, generate_options, sampling
 from halfpint.pipeline import speaking
@@ -72,7 +72,7 @@ def command(model: str, prompt: str, **chosen: Unpack[_Text]) -> None:
     The text goes to standard output as it comes; how fast it came goes to standard error.
     """
     how = generate_options(chosen, chosen["prompt_cache"])
-    words = standard_input().read() if prompt == "-" else prompt
+    words = readable(standard_input().read() if prompt == "-" else prompt)
     screen = Screen(words)
     try:
         result = speaking.generate(model, words, how, hide if chosen["as_json"] else screen.show, ReadingLine())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TextIO
 
@@ -20,4 +21,24 @@ def standard_input() -> TextIO:
     stream: TextIO | None = sys.stdin
     if stream is None:
         raise click.UsageError("standard input is closed; give the text in a pipe or a file, or < /dev/null for none")
+    if isinstance(stream, io.TextIOWrapper):
+        # `readable` tells of bytes that are no text, in any locale.
+        stream.reconfigure(errors="surrogateescape")
     return stream
+
+
+def readable(text: str) -> str:
+    """Give a text back that can be written as UTF-8.
+
+    Raises
+    ------
+    click.UsageError
+        If it came from bytes that are no UTF-8, which Python smuggles in as lone surrogates.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise click.UsageError(
+            f"the text is not UTF-8: after {error.start} characters comes the byte 0x{ord(text[error.start]) & 255:02x}"
+        ) from error
+    return text

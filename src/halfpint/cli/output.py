@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import click
 from rich.console import Console, RenderableType
 
-from halfpint.errors import UsageError
+from halfpint.errors import RoomError, UsageError
 from halfpint.report import json
 from halfpint.report.layout import NARROWEST, WIDEST
 
@@ -39,12 +40,16 @@ def save(path: Path, text: str) -> None:
 
     Raises
     ------
+    RoomError
+        If the disk is full.
     UsageError
-        If it cannot be written.
+        If it cannot be written for another reason.
     """
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise RoomError(f"{path} cannot be written: the disk is full") from error
         raise UsageError(f"{path} cannot be written: {error}") from error
 
 

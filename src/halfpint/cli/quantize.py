@@ -81,8 +81,8 @@ def command(context: click.Context, model: str, output: str, **job: Unpack[_Job]
         return
     with reporting(job["log"], job["events"]) as progress:
         result = verbs.quantize(model, output, wanted, progress)
+    emit(job["as_json"], json.quantized(result), quantize_card(result, model))
     if job["map_file"] is not None:
         save(job["map_file"], json.dumps(loss_map(result)))
-    emit(job["as_json"], json.quantized(result), quantize_card(result, model))
     if result.verdict == "FAIL":
         context.exit(GATE_FAILED)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from halfpint import families, formats
+from halfpint.checkpoints import CONTAINERS
 from halfpint.checkpoints.checkpoint import Checkpoint, Container, OutputTensor
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.families.record import LINEAR_ROLES, NORM_ROLES, Role
@@ -178,7 +179,11 @@ def _check_container_holds(container: Container, wish: Wish) -> None:
     for fmt in named:
         reason = container.refusal(OutputTensor(*_PROBE, fmt, "F32"))
         if reason is not None:
-            raise UnsupportedError(f"{fmt.name} with --to {container.name}: {reason}")
+            others = [
+                each.name for each in CONTAINERS.values() if each.refusal(OutputTensor(*_PROBE, fmt, "F32")) is None
+            ]
+            hint = f"; --to {' or '.join(others)} holds it" if others else ""
+            raise UnsupportedError(f"{fmt.name} with --to {container.name}: {reason}{hint}")
 
 
 def _preset(container: str, wish: Wish) -> Preset:
