@@ -182,7 +182,7 @@ def _explain(error: BaseException) -> Ended:
         return Ended(f"error: {one_line(str(error))}", error.exit_code)
     if isinstance(error, BrokenPipeError):
         return Ended("nobody reads the output any more", NOBODY_READS)
-    if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD):
         return Ended("error: not enough memory; close other programs or take a smaller model", OUT_OF_ROOM)
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from halfpint.checkpoints.gguf_header import MAGIC
 from halfpint.errors import UsageError
 from halfpint.pipeline.opening import DEMO
 
@@ -17,7 +18,6 @@ _WRITTEN = {"log": "--log", "events": "--events", "map_file": "--map", "save": "
 _HELD = ("model", "against", "output", "plan_file", "texts", "prompt_cache")
 """Parameters that name what is read, or the result itself."""
 
-_GGUF = b"GGUF"
 # A file of safetensors begins with the length of its header, which is JSON.
 _LENGTH_BYTES = 8
 
@@ -88,4 +88,4 @@ def _is_checkpoint(path: Path) -> bool:
     except OSError:
         return False
     length = int.from_bytes(head[:_LENGTH_BYTES], "little")
-    return head.startswith(_GGUF) or (head[_LENGTH_BYTES:] == b"{" and length < size)
+    return head.startswith(MAGIC) or (head[_LENGTH_BYTES:] == b"{" and length < size)

@@ -240,9 +240,9 @@ def _fit(spec: TensorSpec, choice: _Choice, container: Container) -> PlannedTens
             if choice.exact and choice.solver == "copy" and fmt is not None and fmt != spec.format:
                 raise UsageError(f"{spec.name} is {spec.dtype}: the solver 'copy' cannot make it {fmt.name}")
             solver = "copy" if fmt is None or fmt == spec.format else choice.solver or "nearest"
-            reason, advice, _ = note.partition("; ")
+            why, advice, _ = note.partition("; ")
             if advice:  # in place of what one might choose, what was chosen
-                note = f"{reason}: {fmt.name if fmt else 'a copy'} instead"
+                note = f"{why}: {fmt.name if fmt else 'a copy'} instead"
             return PlannedTensor(spec.name, spec.shape, fmt, solver, choice.rule, note, nbytes_of(spec, fmt))
         if choice.binding and fmt is choice.format and len(spec.shape) != 2:
             raise UnsupportedError(f"{spec.name}: {reason}")

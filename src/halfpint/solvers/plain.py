@@ -6,7 +6,7 @@ more than all of them do with feedback, rounding alone is known to be worse, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -92,11 +92,6 @@ def row_losses(error: FloatArray, moments: FloatArray) -> Float64Array:
     return losses
 
 
-def proxy_loss(error: FloatArray, moments: FloatArray) -> float:
-    """tr(E H E^T) of an error E [rows, columns] and symmetric moments H [columns, columns]."""
-    return float(row_losses(error, moments).sum())
-
-
 def judge(wish: Wish, energies: Float64Array, bound: float = inf) -> Judged:
     """Round rows until it is known that rounding alone is worse.
 
@@ -132,11 +127,8 @@ def shares(losses: Mapping[str, float], energy: float) -> dict[str, float]:
 def rounded(wish: Wish, step: str) -> QuantizedTensor:
     """Round all rows."""
     runs = rows.slices(wish.fmt, wish.shape)
-    return rows.assemble(wish.fmt, wish.shape, [*zip(runs, _pieces(wish, step, runs), strict=True)])
-
-
-def _pieces(wish: Wish, step: str, runs: Sequence[slice]) -> list[QuantizedTensor]:
-    return side_by_side([partial(_encode, wish.rows(run), step) for run in runs])
+    pieces = side_by_side([partial(_encode, wish.rows(run), step) for run in runs])
+    return rows.assemble(wish.fmt, wish.shape, [*zip(runs, pieces, strict=True)])
 
 
 @np.errstate(over="ignore", invalid="ignore")  # each thread has settings of its own
