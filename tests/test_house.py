@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("src", "tests", "benchmarks", "demo", "fuzz", "docs")
 MODULES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 NATIVE = sorted((ROOT / "native").rglob("*.[ch]pp"))
-MOST_LINES = 400
+MOST_LINES = 500
 MOST_FUNCTION_LINES = 60
 # A function may be longer for a reason, written on the line of its `def`.
 EXCUSE = re.compile(r"#\s*long:\s*\S+")
