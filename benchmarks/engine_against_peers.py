@@ -42,10 +42,10 @@ FORMS = {
     "file": "<26",
     "case": "<13",
     "engine": "<38",
-    "read/s": ">7.1f",
+    "prefill tok/s": ">7.1f",
     "spread r": "<13",
     "of peak": ">7.3f",
-    "written/s": ">9.2f",
+    "decode tok/s": ">9.2f",
     "spread w": "<13",
     "of memory": ">9.3f",
     "GB/s": ">5.1f",
@@ -162,8 +162,8 @@ def best_ways(comparison: Comparison, model: Path, offers: Sequence[Offer]) -> l
             tried[offer] = comparison.figures(comparison.sample(engine, seed=0, most=TRIED))
         speeds = tried[offer]
         print(
-            f"  tried {offer.name}: {speeds['prefill_tokens_per_second']:.1f} read/s, "
-            f"{speeds['decode_tokens_per_second']:.2f} written/s",
+            f"  tried {offer.name}: {speeds['prefill_tokens_per_second']:.1f} prefill tok/s, "
+            f"{speeds['decode_tokens_per_second']:.2f} decode tok/s",
             flush=True,
         )
     keys = ("prefill_tokens_per_second", "decode_tokens_per_second")
@@ -244,7 +244,7 @@ def summary(
             ("w", "decode_tokens_per_second", "bandwidth_share"),
         ):
             speeds = [figures[key] for figures in taken]
-            row["read/s" if short == "r" else "written/s"] = statistics.median(speeds)
+            row["prefill tok/s" if short == "r" else "decode tok/s"] = statistics.median(speeds)
             row[f"spread {short}"] = f"[{min(speeds):.4g}..{max(speeds):.4g}]"
             row["of peak" if short == "r" else "of memory"] = statistics.median(figures[share] for figures in taken)
             if engine is not engines[0]:
@@ -262,9 +262,9 @@ def markdown(measured: Sequence[dict[str, Any]]) -> str:
         "file": "file",
         "case": "case",
         "engine": "engine",
-        "read/s": "read/s",
+        "prefill tok/s": "prefill tok/s",
         "of peak": "of the integer peak",
-        "written/s": "written/s",
+        "decode tok/s": "decode tok/s",
         "of memory": "of the bandwidth",
         "GB/s": "bandwidth beside it, GB/s",
         "ratio r": "ours / it, reading",
@@ -277,8 +277,8 @@ def markdown(measured: Sequence[dict[str, Any]]) -> str:
         for key in heads:
             value = row.get(key)
             cells.append(format(value, ".3g") if isinstance(value, float) else "" if value is None else str(value))
-            if key in ("read/s", "written/s"):
-                cells[-1] += f" {row['spread r' if key == 'read/s' else 'spread w']}"
+            if key in ("prefill tok/s", "decode tok/s"):
+                cells[-1] += f" {row['spread r' if key == 'prefill tok/s' else 'spread w']}"
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -46,8 +46,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "context": arguments.context,
         "limit GB": arguments.limit_gb,
         "load s": engine.load_seconds,
-        "read/s": (arguments.context - arguments.tokens - 1) / timing.prefill_seconds,
-        "written/s": arguments.tokens / timing.decode_seconds,
+        "prefill tok/s": (arguments.context - arguments.tokens - 1) / timing.prefill_seconds,
+        "decode tok/s": arguments.tokens / timing.decode_seconds,
         "peak GB": engine.peak_bytes / 1e9,
         "over GB": (engine.peak_bytes - weights) / 1e9,
     }
@@ -70,8 +70,8 @@ def main() -> None:
         "context": ">7d",
         "limit GB": ">8.1f",
         "load s": ">6.2f",
-        "read/s": ">7.1f",
-        "written/s": ">9.2f",
+        "prefill tok/s": ">7.1f",
+        "decode tok/s": ">9.2f",
         "peak GB": ">7.3f",
         "over GB": ">7.3f",
     }

@@ -158,7 +158,7 @@ def test_ratios_are_those_of_pairs():
     assert [engine.runs for engine in engines] == [3, 3]
     assert "ratios w" not in mine
     assert peer["ratios r"] == peer["ratios w"] == pytest.approx([3.0] * 3)
-    assert mine["read/s"] == 4.0
+    assert mine["prefill tok/s"] == 4.0
     assert mine["spread r"] == "[2.667..8]"
     lines = markdown([mine, peer]).splitlines()
     assert len(lines) == 4

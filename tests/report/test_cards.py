@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from halfpint import formats
-from halfpint.report import inspecting, planning, quality, speed, stories
+from halfpint.report import cards, inspecting, planning, quality, speed
 from halfpint.report.layout import bar
 
 CARDS = {
@@ -21,10 +21,10 @@ CARDS = {
     "search": lambda _: planning.quantize_card(handmade.SEARCHED, "llama-2-7b"),
     "unmeasured": lambda _: planning.quantize_card(handmade.UNMEASURED, "llama-2-7b"),
     "measure": lambda _: quality.measure_card(handmade.MEASUREMENT, "llama.gguf", "llama-2-7b"),
-    "demo": lambda _: stories.demo_card(handmade.DEMO),
-    "verify": lambda _: stories.verify_card(handmade.VERIFIED, "llama.gguf"),
+    "demo": lambda _: cards.demo_card(handmade.DEMO),
+    "verify": lambda _: cards.verify_card(handmade.VERIFIED, "llama.gguf"),
     "bench": lambda _: speed.bench_card(handmade.BENCHED, "llama-2-7b"),
-    "doctor": lambda _: stories.doctor_card(handmade.DOCTOR),
+    "doctor": lambda _: cards.doctor_card(handmade.DOCTOR),
 }
 
 
@@ -164,9 +164,9 @@ def test_a_path_is_written_as_a_shell_takes_it(path, word):
 
 def test_all_integer_formats_are_one_pattern_and_some_are_listed():
     names = tuple(name for name in formats.FORMATS if name.startswith(("q8", "int", "nf4")))
-    shown = drawn(stories.doctor_card(dataclasses.replace(handmade.DOCTOR, native_formats=names)))
+    shown = drawn(cards.doctor_card(dataclasses.replace(handmade.DOCTOR, native_formats=names)))
     assert "int2..int8[-gN][-asym][-bf16|-fp32]" in shown
     assert "q8_0" in shown
     assert "nf4" in shown
-    some = drawn(stories.doctor_card(dataclasses.replace(handmade.DOCTOR, native_formats=("int4", "int4-g32"))))
+    some = drawn(cards.doctor_card(dataclasses.replace(handmade.DOCTOR, native_formats=("int4", "int4-g32"))))
     assert "int4, int4-g32" in some

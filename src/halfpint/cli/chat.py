@@ -15,7 +15,7 @@ from halfpint.cli.reading import ReadingLine
 from halfpint.cli.sampling import Sampling, generate_options, sampling
 from halfpint.errors import RoomError
 from halfpint.pipeline import speaking
-from halfpint.report.stories import generate_line
+from halfpint.report.cards import generate_line
 
 _HELP = (
     "Write a message and press Enter. Ctrl-C stops an answer, /reset forgets the conversation, /quit or Ctrl-D ends it."

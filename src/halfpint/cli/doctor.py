@@ -6,7 +6,7 @@ from halfpint.cli import options
 from halfpint.cli.output import emit
 from halfpint.pipeline import verbs
 from halfpint.report import json
-from halfpint.report.stories import doctor_card
+from halfpint.report.cards import doctor_card
 
 
 @options.command

@@ -13,8 +13,8 @@ from halfpint.cli.reading import ReadingLine
 from halfpint.cli.sampling import Sampling, generate_options, sampling
 from halfpint.pipeline import speaking
 from halfpint.report import json
-from halfpint.report.stories import generate_line
-from halfpint.report.words import printable
+from halfpint.report.cards import generate_line
+from halfpint.report.terminal_text import printable
 
 
 class _Text(Sampling):

@@ -23,7 +23,7 @@ from click.shell_completion import CompletionItem
 
 from halfpint.cli.signals import Stopped, stopping
 from halfpint.errors import HalfpintError
-from halfpint.report.words import one_line
+from halfpint.report.terminal_text import one_line
 
 BAD_INPUT = 3
 OUT_OF_ROOM = 4

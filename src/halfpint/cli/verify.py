@@ -10,8 +10,8 @@ from halfpint.cli import options
 from halfpint.cli.output import emit
 from halfpint.pipeline import verbs
 from halfpint.report import json
+from halfpint.report.cards import verify_card
 from halfpint.report.progress import reporting
-from halfpint.report.stories import verify_card
 
 
 @options.command

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from halfpint.report.words import printable
+from halfpint.report.terminal_text import printable
 
 WIDEST = 100
 """No card is wider than this many columns, however wide the terminal."""

@@ -22,7 +22,7 @@ from halfpint.errors import UsageError
 from halfpint.pipeline.progress import Progress
 from halfpint.pipeline.resuming import CONTINUING
 from halfpint.report.numbers import count, duration, rate, size
-from halfpint.report.words import one_line
+from halfpint.report.terminal_text import one_line
 
 # Whatever is over sooner needs no progress line.
 PATIENCE_SECONDS = 2.0

@@ -1,4 +1,4 @@
-"""How fast a model runs."""
+"""The card of `bench`: prefill and decode speed, and their shares of the machine's limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from halfpint.report.numbers import count, duration, percent, rate, significant,
 
 
 def bench_card(found: BenchResult, name: str) -> Group:
-    """Speeds at every length, and how near they are to the limits."""
+    """Prefill and decode speed at every length, with the share of peak and bandwidth that each reaches."""
     times = f"{found.repeats} times each" if found.repeats > 1 else "once each"
     rows = [
         (
@@ -27,12 +27,12 @@ def bench_card(found: BenchResult, name: str) -> Group:
     texts = f", {found.batch} texts together" if found.batch > 1 else ""
     return card(
         heading(f"{name} on {threads}", f"{found.kernel}, {times}{texts}"),
-        table(("<tokens", "read/s", "of arithmetic", "written/s", "of memory"), rows),
+        table(("<tokens", "prefill tok/s", "of peak", "decode tok/s", "of bandwidth"), rows),
         facts(
             (
-                ("memory gives", rate(longest.read_bandwidth.median), f"{size(found.weight_bytes_per_token)} a token"),
+                ("bandwidth", rate(longest.read_bandwidth.median), f"{size(found.weight_bytes_per_token)} a token"),
                 (
-                    "arithmetic gives",
+                    "peak",
                     f"{count(longest.integer_peak.median)} operations/s",
                     f"{count(found.operations_per_token)} a token, with {found.instruction}",
                 ),
@@ -41,12 +41,12 @@ def bench_card(found: BenchResult, name: str) -> Group:
             )
         ),
         remark(
-            "Medians, lowest and highest. Both limits are measured right before and after each sample.\n"
-            "Shares count the products with the weights alone, without attention."
+            "Median [lowest..highest]. Bandwidth and peak are measured right before and after each sample.\n"
+            "Shares count the products with weights only, without attention."
         ),
     )
 
 
 def _ranged(value: Spread) -> str:
-    """A median and where the samples lay."""
+    """Median and range of the samples."""
     return f"{significant(value.median)} [{significant(value.lowest)}..{significant(value.highest)}]"

@@ -1,12 +1,12 @@
-"""What a file says is shown, and never obeyed: text made safe for a terminal."""
+"""Text from files made safe for a terminal: control characters are escaped."""
 
 from __future__ import annotations
 
 
 def printable(words: str) -> str:
-    r"""Make control characters visible, so that a name or a message from a file cannot drive the terminal.
+    r"""Escape control characters, so that text from a file cannot send commands to the terminal.
 
-    Line ends and tabs stay; everything else that Python does not call printable becomes an escape such as `\x1b`.
+    Line ends and tabs stay; every other character that `str.isprintable` rejects becomes an escape such as `\x1b`.
     """
     if words.isprintable():
         return words
@@ -19,5 +19,5 @@ def printable(words: str) -> str:
 
 
 def one_line(words: str) -> str:
-    """The same, with line ends and runs of blanks folded into single blanks."""
+    """Escape control characters and fold white space into single blanks."""
     return printable(" ".join(words.split()))

@@ -1,4 +1,4 @@
-"""The demo's story, a verified checkpoint, and this machine."""
+"""Cards of `demo`, `verify` and `doctor`, and the closing line of `generate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 
 from halfpint.report.layout import bar, card, facts, heading, margin, remark, table, text
 from halfpint.report.numbers import count, duration, percent, rate, ratio, significant, size, with_error
-from halfpint.report.words import one_line
+from halfpint.report.terminal_text import one_line
 
 if TYPE_CHECKING:
     from halfpint.pipeline.results import DemoEntry, DemoResult, DoctorReport, VerifyReport
@@ -22,7 +22,7 @@ _INTEGER = re.compile(r"int(\d)(?:-g(\d+))?((?:-asym)?)((?:-bf16|-fp32)?)")
 
 
 def demo_card(found: DemoResult) -> Group:
-    """Sizes, quality and speed at every precision, and how each continues the same text."""
+    """Size, quality and decode speed at every precision, and the same prompt continued by each."""
     entries = (found.original, *found.quantized)
     return card(
         heading("The demo model at every size", f"{count(found.parameters)} parameters"),
@@ -32,7 +32,7 @@ def demo_card(found: DemoResult) -> Group:
             "KL divergence: how far the next-token distributions are apart, in nats; 0 is the same model.\n"
             "Agreement: how often both put the same token first. ± is one standard error."
         ),
-        heading("The same beginning, continued by each"),
+        heading("The same prompt, continued by each"),
         *(_sample(found.prompt, entry) for entry in entries),
         remark(f"All of this took {duration(found.seconds)}. Next: halfpint quantize demo demo.gguf --bits 4"),
     )
@@ -51,7 +51,7 @@ def _demo_sizes(entries: tuple[DemoEntry, ...]) -> RenderableType:
         )
         for entry in entries
     ]
-    return table(("<model", "size", "<" + " " * _BAR_COLUMNS, "smaller", "bits per weight", "tokens/s"), rows)
+    return table(("<model", "size", "<" + " " * _BAR_COLUMNS, "smaller", "bits per weight", "decode tok/s"), rows)
 
 
 def _demo_quality(entries: tuple[DemoEntry, ...]) -> RenderableType:
@@ -70,9 +70,9 @@ def _demo_quality(entries: tuple[DemoEntry, ...]) -> RenderableType:
 def _sample(prompt: str, entry: DemoEntry) -> RenderableType:
     continued = entry.sample.removeprefix(prompt)
     gap = " " if continued[:1].isspace() else ""
-    # Line ends would make a long card of a few sentences.
-    told = text(prompt, "dim").append_text(text(gap + one_line(continued)))
-    return margin(Group(text(entry.name, "cyan"), told))
+    # One line per sample keeps the card short.
+    sample = text(prompt, "dim").append_text(text(gap + one_line(continued)))
+    return margin(Group(text(entry.name, "cyan"), sample))
 
 
 def verify_card(found: VerifyReport, name: str) -> Group:
@@ -94,18 +94,18 @@ def verify_card(found: VerifyReport, name: str) -> Group:
 
 
 def generate_line(found: Generated) -> str:
-    """One line on how fast a text came."""
-    known = f" ({found.cached_tokens} more were known)" if found.cached_tokens else ""
-    guessed = f" ({found.accepted_tokens} of {found.drafted_tokens} guesses right)" if found.drafted_tokens else ""
+    """One line: tokens and speed of prefill and decode, cached tokens, accepted drafts, peak memory."""
+    cached = f" ({found.cached_tokens} cached)" if found.cached_tokens else ""
+    drafts = f" ({found.accepted_tokens} of {found.drafted_tokens} drafts accepted)" if found.drafted_tokens else ""
     return (
-        f"{found.prompt_tokens} tokens read at {found.prefill_tokens_per_second:.0f}/s{known}, "
-        f"{found.generated_tokens} written at {found.decode_tokens_per_second:.1f}/s{guessed}, "
+        f"prefill {found.prompt_tokens} tokens at {found.prefill_tokens_per_second:.0f} tok/s{cached}, "
+        f"decode {found.generated_tokens} tokens at {found.decode_tokens_per_second:.1f} tok/s{drafts}, "
         f"peak memory {size(found.peak_memory_bytes)}"
     )
 
 
 def doctor_card(found: DoctorReport) -> Group:
-    """The machine, and what halfpint makes of it."""
+    """Processor, memory, kernels in use, native encoders and installed packages."""
     available = f"{size(found.available_memory_bytes)} available"
     return card(
         heading(f"halfpint {found.version}", f"Python {found.python}, {found.platform}"),
@@ -113,7 +113,7 @@ def doctor_card(found: DoctorReport) -> Group:
             (
                 ("processor", found.processor or "not named", f"{found.processors} usable"),
                 ("memory", size(found.memory_bytes), available),
-                ("read speed", rate(found.read_bandwidth), "measured: decoding reads every weight once per token"),
+                ("bandwidth", rate(found.read_bandwidth), "measured: decoding reads every weight once per token"),
                 ("features", ", ".join(found.cpu_features) or "none that matter"),
             )
         ),
