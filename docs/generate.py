@@ -22,6 +22,7 @@ from halfpint.cli import COMMANDS, main
 from halfpint.formats.affine import Affine
 from halfpint.formats.ggml import GgmlBlocks
 from halfpint.formats.levels import Levels
+from halfpint.kernels import machine
 from halfpint.planning.presets import PRESETS
 from halfpint.report.numbers import significant
 from halfpint.tensors import Format
@@ -194,8 +195,16 @@ def all_commands() -> str:
 
 
 def output(*arguments: str) -> str:
-    """Run a command that is quick and prints the same everywhere, and give what it prints."""
-    result = CliRunner().invoke(main, arguments)
+    """Run a command that is quick and prints the same everywhere, and give what it prints.
+
+    Forecasts of time depend on the number of threads: two, whatever this machine has.
+    """
+    before = machine.thread_count()
+    machine.set_thread_count(2)
+    try:
+        result = CliRunner().invoke(main, arguments)
+    finally:
+        machine.set_thread_count(before)
     assert result.exit_code == 0, result.output
     lines = [line.rstrip() for line in result.stdout.strip("\n").splitlines()]
     return "\n".join(["```text", f"$ halfpint {shlex.join(arguments)}", "", *lines, "```"])

@@ -47,6 +47,13 @@ def test_generated_parts_are_current(page):
     assert written == generator.render(written), "run: make docs"
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_generated_parts_are_the_same_on_any_number_of_threads(count, threads):
+    threads(count)
+    page = DOCS / "getting-started.md"
+    assert page.read_text(encoding="utf-8") == generator.render(page.read_text(encoding="utf-8"))
+
+
 def test_generated_parts_are_marked_so_that_they_are_found():
     for page in PAGES:
         written = page.read_text(encoding="utf-8")
