@@ -8,7 +8,7 @@ import numpy as np
 
 import halfpint
 from halfpint.calibration.text import Window
-from halfpint.pipeline.measurement import calibration_windows
+from halfpint.pipeline.looking.measurement import calibration_windows
 from halfpint.pipeline.options import CalibrationOptions
 
 

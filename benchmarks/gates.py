@@ -22,7 +22,7 @@ import numpy as np
 import halfpint
 import reporting
 from halfpint.errors import HalfpintError
-from halfpint.pipeline.deciding import priced
+from halfpint.pipeline.choosing.plan_selection import priced
 from halfpint.pipeline.options import Budget, CalibrationOptions, Gate, MeasureOptions, QuantizeOptions
 from halfpint.planning import presets
 

@@ -18,7 +18,7 @@ from halfpint.engine.weights import Weight
 from halfpint.families import read_config
 from halfpint.measuring.comparison import Reading, compare, read
 from halfpint.measuring.metrics import Quality, clustered_mean
-from halfpint.pipeline.measurement import held_out_windows
+from halfpint.pipeline.looking.measurement import held_out_windows
 from halfpint.pipeline.options import MeasureOptions
 from halfpint.tensors import FloatArray
 

@@ -20,13 +20,12 @@ from typing import Any
 
 from halfpint import kernels
 from halfpint.errors import HalfpintError
-from halfpint.pipeline import job
-from halfpint.pipeline.deciding import decide
-from halfpint.pipeline.job import Manner, Written
-from halfpint.pipeline.measurement import gather
-from halfpint.pipeline.opening import open_model
-from halfpint.pipeline.options import CalibrationOptions, QuantizeOptions
-from halfpint.pipeline.progress import Progress
+from halfpint.models.opening import open_model
+from halfpint.pipeline.choosing.plan_selection import decide
+from halfpint.pipeline.job import quantization
+from halfpint.pipeline.job.quantization import JobSettings, Written
+from halfpint.pipeline.looking.measurement import gather
+from halfpint.pipeline.options import CalibrationOptions, Progress, QuantizeOptions
 
 
 def kill() -> None:
@@ -59,7 +58,7 @@ def carry_out(model: Path | str, output: Path | str, wish: Mapping[str, Any], at
         plan = decide(source, wanted).plan
         text = gather(source, plan, wanted.calibration)
         text = None if text is None else replace(text, save_seconds=0.0)
-        return job.quantize(source, Path(output), plan, text, at, Manner(wanted.fresh))
+        return quantization.quantize(source, Path(output), plan, text, at, JobSettings(wanted.fresh))
     finally:
         source.close()
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from halfpint.formats import FORMATS
     from halfpint.measuring.metrics import Quality
-    from halfpint.pipeline.inspection import Inspection, TensorView
+    from halfpint.pipeline.looking.inspection import Inspection, TensorView
     from halfpint.pipeline.options import (
         BenchOptions,
         Budget,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Trial,
         VerifyReport,
     )
-    from halfpint.pipeline.spoken import BenchResult, BenchRow, Generated, Spread
+    from halfpint.pipeline.running_results import BenchResult, BenchRow, Generated, Spread
     from halfpint.pipeline.verbs import (
         Chat,
         bench,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         verify,
     )
 
-__version__ = "0.1.0"
+from halfpint.version import __version__
 
 __all__ = [
     "FORMATS",
@@ -129,7 +129,7 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "halfpint.formats": ("FORMATS",),
         "halfpint.measuring.metrics": ("Quality",),
-        "halfpint.pipeline.inspection": ("Inspection", "TensorView"),
+        "halfpint.pipeline.looking.inspection": ("Inspection", "TensorView"),
         "halfpint.pipeline.options": (
             "BenchOptions",
             "Budget",
@@ -149,7 +149,7 @@ _HOMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "Trial",
             "VerifyReport",
         ),
-        "halfpint.pipeline.spoken": ("BenchResult", "BenchRow", "Generated", "Spread"),
+        "halfpint.pipeline.running_results": ("BenchResult", "BenchRow", "Generated", "Spread"),
         "halfpint.pipeline.verbs": (
             "Chat",
             "bench",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,12 @@ Float64Array = NDArray[np.float64]
 """An array of float64, in which sums of many numbers are made."""
 
 
+# Weights of a slice: 8 million are 32 MB of float32, few enough for any laptop and enough to keep threads busy.
+SLICE_WEIGHTS = 8_000_000
+# Slices start at multiples of this, so that 128x128 blocks and zero points packed along rows are never cut.
+ROW_STEP = 256
+
+
 @dataclass(frozen=True, slots=True)
 class PartSpec:
     """One stored array of a format: its shape and dtype for a tensor of a given shape."""
@@ -29,10 +36,7 @@ class PartSpec:
     @property
     def nbytes(self) -> int:
         """Size in bytes when the array is stored as it is; containers may pack codes more tightly."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Format(Protocol):
@@ -121,3 +125,28 @@ class TensorSpec:
         for length in self.shape:
             count *= length
         return count
+
+
+def row_slices(
+    shape: tuple[int, ...], *formats: Format | None, slice_weights: int = SLICE_WEIGHTS
+) -> Iterator[tuple[int, int]]:
+    """Row ranges [start, end) that cover a tensor in order.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    formats : Format or None
+        Of source and target: when one of them codes the tensor as a whole, there is one slice.
+    slice_weights : int
+        About so many weights in a slice, and never fewer than `ROW_STEP` rows.
+    """
+    if not shape:
+        yield 0, 1
+        return
+    rows = shape[0]
+    row_weights = math.prod(shape[1:])
+    step = max(ROW_STEP, slice_weights // max(row_weights, 1) // ROW_STEP * ROW_STEP)
+    if len(shape) == 1 or any(fmt is not None and fmt.row_multiple == 0 for fmt in formats):
+        step = max(rows, 1)
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from halfpint.cli import main
 from halfpint.errors import UsageError
+from halfpint.models.opening import demo_folder
 from halfpint.pipeline import verbs
-from halfpint.pipeline.opening import demo_folder
 from halfpint.pipeline.options import Budget, GenerateOptions, QuantizeOptions
 
 GENERATE_KEYS = {

@@ -12,7 +12,7 @@ from halfpint.errors import UsageError
 from halfpint.formats import by_name
 from halfpint.kernels import encode
 from halfpint.kernels.integer_linear import FEW_TOKENS
-from halfpint.pipeline.opening import demo_folder
+from halfpint.models.opening import demo_folder
 from halfpint.tokenization import load_tokenizer
 
 WORDS = "The old house stood on a hill. The old house stood on a hill. The old house"

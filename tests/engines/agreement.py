@@ -16,9 +16,9 @@ from halfpint.engine.decoder import Decoder
 from halfpint.engine.steps import Perform, Products
 from halfpint.engine.weights import project
 from halfpint.kernels.integer_linear import Activations
+from halfpint.models.opening import demo_folder
 from halfpint.pipeline import verbs
-from halfpint.pipeline.measurement import held_out_windows
-from halfpint.pipeline.opening import demo_folder
+from halfpint.pipeline.looking.measurement import held_out_windows
 from halfpint.pipeline.options import CalibrationOptions, MeasureOptions, QuantizeOptions
 from halfpint.tensors import Format
 

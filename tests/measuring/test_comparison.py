@@ -14,7 +14,7 @@ from halfpint.engine.decoder import Decoder
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.measuring import comparison
 from halfpint.pipeline import verbs
-from halfpint.pipeline.measurement import held_out_windows
+from halfpint.pipeline.looking.measurement import held_out_windows
 from halfpint.pipeline.options import MeasureOptions, QuantizeOptions
 
 OPTIONS = MeasureOptions(tokens=600, window_tokens=100)

@@ -5,8 +5,10 @@ import pytest
 import made_tokenizers
 from halfpint.checkpoints import open_checkpoint
 from halfpint.errors import UnsupportedError
-from halfpint.pipeline import opening, speaking, verbs
+from halfpint.models import opening
+from halfpint.pipeline import verbs
 from halfpint.pipeline.options import GenerateOptions, QuantizeOptions
+from halfpint.pipeline.running import text_generation
 from halfpint.tokenization import has_tokenizer, load_tokenizer
 
 
@@ -30,7 +32,7 @@ def test_a_folder_made_from_gguf_has_the_tokenizer_and_runs(demo_gguf, tmp_path,
     messages = [{"role": "user", "content": "Where is the key?"}]
     assert made.apply_chat_template(messages) == original.apply_chat_template(messages)
     assert verbs.verify(folder).container == container
-    answer = speaking.generate(folder, "The old house", GenerateOptions(max_tokens=8, temperature=0))
+    answer = text_generation.generate(folder, "The old house", GenerateOptions(max_tokens=8, temperature=0))
     assert answer.generated_tokens > 0
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from halfpint.formats import by_name
 from halfpint.planning.sensitivity import (
-    Sensed,
+    Sensitivity,
     TensorErrors,
     Unit,
     bell_error,
@@ -30,7 +30,7 @@ def sensed(first_kl=0.02, second_kl=0.001, shift=1.0):
         "b": tensor(0.01, q4_k=0.003, q6_k=0.0001),
         "c": tensor(0.03, gain=1.0, q4_k=0.005, q6_k=0.0003),
     }
-    return Sensed((Unit(("a", "b"), first_kl), Unit(("c",), second_kl)), tensors, FLOOR, 1024)
+    return Sensitivity((Unit(("a", "b"), first_kl), Unit(("c",), second_kl)), tensors, FLOOR, 1024)
 
 
 def test_the_low_format_costs_what_was_measured():

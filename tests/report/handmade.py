@@ -11,7 +11,7 @@ import numpy as np
 
 from halfpint.formats import by_name
 from halfpint.measuring.metrics import Quality
-from halfpint.pipeline.inspection import Inspection, Rounding, TensorView
+from halfpint.pipeline.looking.inspection import Inspection, Rounding, TensorView
 from halfpint.pipeline.results import (
     Baseline,
     DemoEntry,
@@ -20,11 +20,11 @@ from halfpint.pipeline.results import (
     Measurement,
     PlanResult,
     QuantizeResult,
+    TensorOutcome,
     Trial,
     VerifyReport,
 )
-from halfpint.pipeline.spoken import BenchResult, BenchRow, Generated, Spread
-from halfpint.pipeline.writing import TensorOutcome
+from halfpint.pipeline.running_results import BenchResult, BenchRow, Generated, Spread
 from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.tensors import TensorSpec

@@ -9,7 +9,7 @@ import handmade
 import pytest
 
 from halfpint.formats import by_name
-from halfpint.planning.sensitivity import Sensed, TensorErrors, Unit
+from halfpint.planning.sensitivity import Sensitivity, TensorErrors, Unit
 from halfpint.report.json import dumps
 from halfpint.report.losses import loss_map
 
@@ -27,7 +27,7 @@ def explained(result):
     names = [outcome.planned.name for outcome in result.tensors if len(outcome.planned.shape) == 2]
     costs = {name: 0.001 * (1 + place % 3) for place, name in enumerate(names)}
     low = TensorErrors(by_name("q3_k"), {"q3_k": 0.02})
-    sensed = Sensed((Unit((EMBEDDING,), 0.03),), dict.fromkeys(names, low), 1e-6, 1024)
+    sensed = Sensitivity((Unit((EMBEDDING,), 0.03),), dict.fromkeys(names, low), 1e-6, 1024)
     planned = replace(result.planned, kl_mean=sum(costs.values()), kl_by_tensor=MappingProxyType(costs), sensed=sensed)
     return replace(result, planned=planned)
 

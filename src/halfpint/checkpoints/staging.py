@@ -3,7 +3,7 @@
 The output grows in a hidden folder beside its final place, `.NAME.halfpint-job/output`, and is renamed at the end,
 after everything has reached the disk. Whoever writes there holds a lock, so two processes never write one output. A
 process that dies leaves the folder behind: the next one to write the same name either goes on with it (when a journal
-there tells how far it is: `halfpint.pipeline.journal`) or removes it.
+there tells how far it is: `halfpint.pipeline.job.journal`) or removes it.
 """
 
 from __future__ import annotations

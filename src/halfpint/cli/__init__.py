@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import click
 
-from halfpint import __version__
 from halfpint.cli.group import Entry, LazyGroup
+from halfpint.version import __version__
 
 __all__ = ["COMMANDS", "main"]
 

@@ -11,10 +11,10 @@ import click
 from halfpint.cli import options
 from halfpint.cli.generate import show
 from halfpint.cli.input import readable, standard_input
-from halfpint.cli.reading import ReadingLine
+from halfpint.cli.prefill_progress import PrefillLine
 from halfpint.cli.sampling import Sampling, generate_options, sampling
 from halfpint.errors import RoomError
-from halfpint.pipeline import speaking
+from halfpint.pipeline.running import text_generation
 from halfpint.report.cards import generate_line
 
 _HELP = (
@@ -32,7 +32,7 @@ def command(model: str, **chosen: Unpack[Sampling]) -> None:
     Reads a message per line from standard input, so that a file or a pipe works too.
     """
     typed = standard_input()
-    with closing(speaking.Chat(model, generate_options(chosen))) as conversation:
+    with closing(text_generation.Chat(model, generate_options(chosen))) as conversation:
         click.echo(click.style(_HELP, dim=True), err=True)
         for message in _messages(typed):
             if message == "/reset":
@@ -41,13 +41,13 @@ def command(model: str, **chosen: Unpack[Sampling]) -> None:
             click.echo(click.style(_answer(conversation, message, typed.isatty()), dim=True), err=True)
 
 
-def _answer(conversation: speaking.Chat, message: str, interactive: bool) -> str:
+def _answer(conversation: text_generation.Chat, message: str, interactive: bool) -> str:
     """Show the answer to a message as it comes; give the line to say after it.
 
     Ctrl-C stops the answer only where somebody can type another message; it ends a chat that reads a file.
     """
     try:
-        result = conversation.reply(message, show, ReadingLine())
+        result = conversation.reply(message, show, PrefillLine())
     except RoomError as error:
         return f"{error}; /reset forgets the conversation and makes room"
     except KeyboardInterrupt:

@@ -9,9 +9,9 @@ import click
 
 from halfpint.cli import options
 from halfpint.cli.input import readable, standard_input
-from halfpint.cli.reading import ReadingLine
+from halfpint.cli.prefill_progress import PrefillLine
 from halfpint.cli.sampling import Sampling, generate_options, sampling
-from halfpint.pipeline import speaking
+from halfpint.pipeline.running import text_generation
 from halfpint.report import json
 from halfpint.report.cards import generate_line
 from halfpint.report.terminal_text import printable
@@ -75,7 +75,7 @@ def command(model: str, prompt: str, **chosen: Unpack[_Text]) -> None:
     words = readable(standard_input().read() if prompt == "-" else prompt)
     screen = Screen(words)
     try:
-        result = speaking.generate(model, words, how, hide if chosen["as_json"] else screen.show, ReadingLine())
+        result = text_generation.generate(model, words, how, hide if chosen["as_json"] else screen.show, PrefillLine())
     except BaseException:
         if screen.begun:
             click.echo()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from halfpint.checkpoints import CONTAINERS
-from halfpint.cli import places
+from halfpint.cli import output_conflicts
 from halfpint.cli.group import TRACEBACK
 from halfpint.errors import UsageError
 from halfpint.formats import FORMATS
@@ -80,7 +80,9 @@ def complete_format(_ctx: click.Context, _param: click.Parameter, incomplete: st
 
 def command(function: Command) -> click.Command:
     """Make a command of a function; every command knows --traceback, listed last."""
-    made = click.command(cls=places.Command, context_settings={"help_option_names": ["-h", "--help"]})(function)
+    made = click.command(cls=output_conflicts.Command, context_settings={"help_option_names": ["-h", "--help"]})(
+        function
+    )
     made.params.append(
         click.Option(
             ["--traceback"],

@@ -9,7 +9,7 @@ import click
 
 from halfpint.cli import budgets, options
 from halfpint.cli.output import check_place, emit
-from halfpint.cli.wanted import Planned, plan_options
+from halfpint.cli.quantize_arguments import Planned, plan_options
 from halfpint.pipeline import verbs
 from halfpint.report import json
 from halfpint.report.planning import plan_card

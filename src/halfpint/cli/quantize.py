@@ -10,7 +10,7 @@ import click
 
 from halfpint.cli import budgets, options
 from halfpint.cli.output import check_place, emit, save
-from halfpint.cli.wanted import Wanted, quantize_options
+from halfpint.cli.quantize_arguments import Wanted, quantize_options
 from halfpint.pipeline import verbs
 from halfpint.report import json
 from halfpint.report.losses import loss_map

@@ -99,3 +99,10 @@ def _words(weight: Array) -> tuple[Array, bool]:
     if weight.dtype in (ml_dtypes.bfloat16, np.float16):
         return np.ascontiguousarray(weight).view(np.uint16), weight.dtype == np.float16
     return np.ascontiguousarray(weight, np.float32), False
+
+
+def to_float32(value: Array | QuantizedTensor) -> FloatArray:
+    """Decode a tensor that a checkpoint holds into float32; no copy is made of one that is float32 already."""
+    if isinstance(value, QuantizedTensor):
+        return decode(value)
+    return value.astype(np.float32, copy=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -13,6 +15,8 @@ from threadpoolctl import ThreadpoolController
 
 from halfpint.errors import UsageError
 from halfpint.kernels import _native
+
+_STATUS = Path("/proc/self/status")
 
 NEEDS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -128,3 +132,16 @@ def side_by_side(pieces: Sequence[Callable[[], _Result]]) -> list[_Result]:
 def _libraries() -> ThreadpoolController:
     """The BLAS libraries of this process: they are all loaded with this package."""
     return ThreadpoolController()
+
+
+def peak_memory_bytes() -> int:
+    """Most memory that this process ever held, pages of mapped files included.
+
+    Where the kernel tells it of the program itself, that is what counts: what `getrusage` says begins with the memory
+    of the process that started this one.
+    """
+    if _STATUS.exists():
+        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

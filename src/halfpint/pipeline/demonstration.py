@@ -14,14 +14,13 @@ from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.formats.plain import F32
 from halfpint.measuring.comparison import Reading, compare, read, steps
 from halfpint.measuring.metrics import Quality
-from halfpint.pipeline import job
-from halfpint.pipeline.calibrating import Calibration
-from halfpint.pipeline.measurement import gather, held_out_windows
-from halfpint.pipeline.opening import DEMO, open_model
-from halfpint.pipeline.options import CalibrationOptions, GenerateOptions, MeasureOptions
-from halfpint.pipeline.progress import Progress, silent
+from halfpint.models.opening import DEMO, open_model
+from halfpint.pipeline.job import quantization
+from halfpint.pipeline.job.calibrated_solving import Calibration
+from halfpint.pipeline.looking.measurement import gather, held_out_windows
+from halfpint.pipeline.options import CalibrationOptions, GenerateOptions, MeasureOptions, Progress, silent
 from halfpint.pipeline.results import DemoEntry, DemoResult
-from halfpint.pipeline.speaking import Speaker
+from halfpint.pipeline.running.text_generation import TextGenerator
 from halfpint.planning.planner import Wish, make_plan
 from halfpint.plans import Rule
 
@@ -75,7 +74,7 @@ class _Stage:
         """Make one size in a folder, and describe it."""
         plan = make_plan(self.source, CONTAINERS["gguf"], Wish(bits=bits, calibrate=True))
         target = folder / f"{bits}-bit.gguf"
-        path = job.quantize(self.source, target, plan, self.calibration, self.progress).output
+        path = quantization.quantize(self.source, target, plan, self.calibration, self.progress).output
         result = open_checkpoint(path)
         try:
             return self.entry(f"{bits}-bit", result, result.weight_bytes)
@@ -84,7 +83,7 @@ class _Stage:
 
     def entry(self, name: str, model: Checkpoint, nbytes: int) -> DemoEntry:
         """Let a model speak, and compare it with the original."""
-        spoken = Speaker(model).continue_text(PROMPT, _SPEECH)
+        spoken = TextGenerator(model).continue_text(PROMPT, _SPEECH)
         parameters = sum(spec.parameters for spec in self.source.tensors.values())
         return DemoEntry(
             name=name,

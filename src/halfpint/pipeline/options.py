@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,15 @@ from halfpint.planning.engines import ENGINES
 from halfpint.planning.planner import Wish
 from halfpint.plans import Rule
 
+Progress = Callable[[str, int, int, str], None]
+"""A callback (stage, done, total, tensor or file): most stages count bytes."""
+
 CALIBRATED_PARAMETERS = 400_000_000
 """Models up to this size are calibrated unless it is refused: it takes them a quarter of an hour at most."""
+
+
+def silent(stage: str, done: int, total: int, detail: str) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """What the verbs give back: records of numbers, from which every card, table and JSON object is made.
 
-Those of running a model are in `halfpint.pipeline.spoken`, which needs nothing that only other verbs do.
+Those of running a model are in `halfpint.pipeline.running_results`, which needs nothing that only other verbs do.
 """
 
 from __future__ import annotations
@@ -12,16 +12,61 @@ from types import MappingProxyType
 from typing import Literal
 
 from halfpint.measuring.metrics import Quality
-from halfpint.pipeline.forecasting import Limits
-from halfpint.pipeline.writing import TensorOutcome
 from halfpint.planning.memory import MemoryNeed
-from halfpint.planning.sensitivity import Sensed
-from halfpint.plans import Plan
+from halfpint.planning.sensitivity import Sensitivity
+from halfpint.plans import Plan, PlannedTensor
+from halfpint.tensors import SLICE_WEIGHTS
 
 Speech = Literal["chat", "generate", ""]
 """The command that runs a model: `chat` needs a chat template; empty when none can."""
 
 Verdict = Literal["PASS", "FAIL", "UNMEASURED"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOutcome:
+    """What became of one tensor.
+
+    Attributes
+    ----------
+    planned : PlannedTensor
+    relative_error : float
+        Root of sum (weight - decoded)^2 / sum weight^2; 0 for a copy.
+    seconds : float
+        Reading, solving and writing it.
+    checksums : tuple of (start_row, end_row, crc32)
+        Of what was written, slice by slice, to compare with what is read back.
+    source_hash : str
+        SHA-256 of what was read of the source, slice by slice, in hexadecimal.
+    losses : Mapping of str to float
+        What each step of the solver was worth: `Solved.losses`.
+    note : str
+        What the solver did instead of what was asked; empty when nothing.
+    """
+
+    planned: PlannedTensor
+    relative_error: float
+    seconds: float
+    checksums: tuple[tuple[int, int, int], ...]
+    source_hash: str = ""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLimits:
+    """How a job divides its memory.
+
+    Attributes
+    ----------
+    slice_weights : int
+        Weights that are worked on at a time, where rows are solved apart.
+    activation_bytes : int
+        Activations that wait in memory; more wait on disk.
+    """
+
+    slice_weights: int = SLICE_WEIGHTS
+    activation_bytes: int = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +97,9 @@ class PlanResult:
         How the memory of the machine is divided, when that was the budget.
     kl_by_tensor : Mapping of str to float
         Forecast of what each tensor adds to `kl_mean`; empty when nothing was measured.
-    sensed : Sensed or None
+    sensed : Sensitivity or None
         What was measured.
-    limits : Limits
+    limits : MemoryLimits
         How the job divides its memory to stay below `peak_memory_bytes`.
     calibration_tokens : int
         About so many tokens of text will be read to solve weights on; 0 when none of them needs text.
@@ -69,8 +114,8 @@ class PlanResult:
     kl_mean: float | None = None
     memory: MemoryNeed | None = None
     kl_by_tensor: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    sensed: Sensed | None = None
-    limits: Limits = Limits()  # noqa: RUF009 - frozen
+    sensed: Sensitivity | None = None
+    limits: MemoryLimits = MemoryLimits()
     calibration_tokens: int = 0
     comparison_seconds: float = 0.0
     original_bits: float = 0.0

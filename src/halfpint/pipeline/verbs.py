@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from halfpint.pipeline import inspection, job
-from halfpint.pipeline.benchmarking import bench
-from halfpint.pipeline.deciding import decide
+from halfpint.kernels.machine import peak_memory_bytes
+from halfpint.models.opening import open_model
+from halfpint.pipeline.choosing.candidate_files import CandidateBuilder
+from halfpint.pipeline.choosing.plan_selection import decide
+from halfpint.pipeline.choosing.quality_gate import judge
+from halfpint.pipeline.choosing.size_search import Found, best_within, smallest_passing
 from halfpint.pipeline.demonstration import demonstrate
-from halfpint.pipeline.diagnosis import diagnose
-from halfpint.pipeline.measurement import held_out_windows, measure_checkpoints, speech
-from halfpint.pipeline.memory import peak_memory_bytes
-from halfpint.pipeline.opening import open_model
-from halfpint.pipeline.options import MeasureOptions, QuantizeOptions
-from halfpint.pipeline.progress import Progress, silent
+from halfpint.pipeline.job import quantization
+from halfpint.pipeline.looking import inspection
+from halfpint.pipeline.looking.diagnosis import diagnose
+from halfpint.pipeline.looking.measurement import held_out_windows, measure_checkpoints, speech
+from halfpint.pipeline.looking.verification import verify_checkpoint
+from halfpint.pipeline.options import MeasureOptions, Progress, QuantizeOptions, silent
 from halfpint.pipeline.results import (
     DemoResult,
     DoctorReport,
@@ -23,11 +26,8 @@ from halfpint.pipeline.results import (
     QuantizeResult,
     VerifyReport,
 )
-from halfpint.pipeline.searching import Found, best_within, smallest_passing
-from halfpint.pipeline.speaking import Chat, generate
-from halfpint.pipeline.trials import Workbench
-from halfpint.pipeline.verdicts import judge
-from halfpint.pipeline.verification import verify_checkpoint
+from halfpint.pipeline.running.benchmarking import bench
+from halfpint.pipeline.running.text_generation import Chat, generate
 from halfpint.planning import plan_file
 
 __all__ = [
@@ -118,9 +118,9 @@ def quantize(
     started = time.monotonic()
     source = open_model(model)
     try:
-        job.refuse_target(source, Path(output))
+        quantization.refuse_target(source, Path(output))
         talks = speech(source)
-        found = _carry_out(Workbench.of(source, options, progress), Path(output))
+        found = _carry_out(CandidateBuilder.of(source, options, progress), Path(output))
     finally:
         source.close()
     made, measurement = found.made, found.made.measurement
@@ -141,12 +141,12 @@ def quantize(
     )
 
 
-def _carry_out(bench: Workbench, output: Path) -> Found:
-    if bench.options.searches:
-        return smallest_passing(bench, output)
-    if bench.options.budget.wanted:
-        return best_within(bench, output)
-    return Found(bench.make(decide(bench.source, bench.options, bench.progress), output))
+def _carry_out(builder: CandidateBuilder, output: Path) -> Found:
+    if builder.options.searches:
+        return smallest_passing(builder, output)
+    if builder.options.budget.wanted:
+        return best_within(builder, output)
+    return Found(builder.make(decide(builder.source, builder.options, builder.progress), output))
 
 
 def measure(

@@ -71,7 +71,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Sensed:
+class Sensitivity:
     """Everything that was measured of a model's sensitivity.
 
     Attributes
@@ -90,7 +90,7 @@ class Sensed:
     tokens: int
 
 
-def measured_costs(sensed: Sensed) -> CostOf:
+def measured_costs(sensed: Sensitivity) -> CostOf:
     """Costs in nats of KL; errors beyond those that were measured are those of bell-shaped weights.
 
     Every cost is positive, and rounded to four digits, so that the last bits of a sum, which may depend on the number
@@ -116,7 +116,7 @@ def error_of(tensor: TensorErrors, fmt: Format) -> float:
     return tensor.errors[tensor.low.name] * bell_error(fmt) / bell_error(tensor.low)
 
 
-def _rate(unit: Unit, sensed: Sensed) -> float:
+def _rate(unit: Unit, sensed: Sensitivity) -> float:
     """KL for a unit of error in any tensor of the unit."""
     tensors = [sensed.tensors[name] for name in unit.names]
     errors = sum(tensor.errors[tensor.low.name] for tensor in tensors)

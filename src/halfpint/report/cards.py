@@ -14,7 +14,7 @@ from halfpint.report.terminal_text import one_line
 
 if TYPE_CHECKING:
     from halfpint.pipeline.results import DemoEntry, DemoResult, DoctorReport, VerifyReport
-    from halfpint.pipeline.spoken import Generated
+    from halfpint.pipeline.running_results import Generated
 
 _BAR_COLUMNS = 16
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from halfpint.pipeline.inspection import Inspection, TensorView
+from halfpint.pipeline.looking.inspection import Inspection, TensorView
 from halfpint.report.grouping import group
 from halfpint.report.layout import bar, card, facts, heading, margin, remark, table, text
 from halfpint.report.numbers import count, percent, significant, size

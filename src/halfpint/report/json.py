@@ -16,7 +16,7 @@ from halfpint.report.losses import loss_map
 if TYPE_CHECKING:
     # Records are read and not made: the commands that run a model need nothing of what makes the others.
     from halfpint.measuring.metrics import Quality
-    from halfpint.pipeline.inspection import Inspection, TensorView
+    from halfpint.pipeline.looking.inspection import Inspection, TensorView
     from halfpint.pipeline.results import (
         Baseline,
         DemoEntry,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         QuantizeResult,
         VerifyReport,
     )
-    from halfpint.pipeline.spoken import BenchResult, BenchRow, Generated
+    from halfpint.pipeline.running_results import BenchResult, BenchRow, Generated
     from halfpint.tensors import TensorSpec
 
 Object = dict[str, Any]

@@ -6,8 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from halfpint.pipeline.results import PlanResult, QuantizeResult
-    from halfpint.pipeline.writing import TensorOutcome
+    from halfpint.pipeline.results import PlanResult, QuantizeResult, TensorOutcome
 
 Object = dict[str, Any]
 

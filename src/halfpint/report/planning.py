@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from halfpint.pipeline.results import Baseline, PlanResult, QuantizeResult, Trial
-from halfpint.pipeline.writing import TensorOutcome
+from halfpint.pipeline.results import Baseline, PlanResult, QuantizeResult, TensorOutcome, Trial
 from halfpint.planning.memory import MemoryNeed
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.report.grouping import group

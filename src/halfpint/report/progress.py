@@ -19,8 +19,8 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from halfpint.errors import UsageError
-from halfpint.pipeline.progress import Progress
-from halfpint.pipeline.resuming import CONTINUING
+from halfpint.pipeline.job.resuming import CONTINUING
+from halfpint.pipeline.options import Progress
 from halfpint.report.numbers import count, duration, rate, size
 from halfpint.report.terminal_text import one_line
 

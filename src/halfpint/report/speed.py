@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Group
 
-from halfpint.pipeline.spoken import BenchResult, Spread
+from halfpint.pipeline.running_results import BenchResult, Spread
 from halfpint.report.layout import card, facts, heading, remark, table
 from halfpint.report.numbers import count, duration, percent, rate, significant, size
 

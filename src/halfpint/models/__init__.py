@@ -1,0 +1,1 @@
+"""A model opened once, by the name that a user gives."""

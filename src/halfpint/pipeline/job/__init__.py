@@ -1,0 +1,1 @@
+"""The job: solve tensor by tensor, write aside, journal, resume, read back, and rename."""

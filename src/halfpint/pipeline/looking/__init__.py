@@ -1,0 +1,1 @@
+"""Looking at models and this machine: inspect, verify, measure, doctor."""

@@ -1,0 +1,1 @@
+"""Running a model: text generation and the benchmark of speed."""
