@@ -129,16 +129,16 @@ def sense(
         If the family or the tokenizer is not known.
     """
     schedule = sensitivity_schedule(checkpoint, groups, most_operations)
-    windows = calibration_windows(checkpoint, options, min(plan.tokens, options.tokens or plan.tokens))
+    windows = calibration_windows(checkpoint, options, min(schedule.tokens, options.tokens or schedule.tokens))
     menu = {name: tuple(fmt for fmt, _ in group.options if fmt is not None) for group in groups for name in group.names}
     tensors, importance = _tensor_errors(checkpoint, windows, menu, calibrated, progress)
     watched = _Watched.of(checkpoint, windows, {name: tensors[name].low for name in tensors}, importance)
     floor = watched.kl(())
     units = []
-    for number, names in enumerate(plan.units):
-        progress("sense", number, len(plan.units), names[0])
+    for number, names in enumerate(schedule.units):
+        progress("sense", number, len(schedule.units), names[0])
         units.append(Unit(names, watched.kl(names)))
-    progress("sense", len(plan.units), len(plan.units), "")
+    progress("sense", len(schedule.units), len(schedule.units), "")
     return Sensitivity(tuple(units), tensors, floor, sum(len(window.token_ids) for window in windows))
 
 
