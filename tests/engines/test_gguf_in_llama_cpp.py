@@ -39,6 +39,9 @@ TABLED = {"gemma2", "gemma3_text"}
 # mixture a nearly equal vote for two experts can go to the other one.
 ROUNDING = 0.05
 SAME_ROUNDING = 0.85
+# Without any rounding of activations only the order of sums is left. llama.cpp multiplies 16-bit floats so where the
+# processor has no instruction for them.
+UNROUNDED = 1e-5
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +87,8 @@ def test_every_type(name: str, calm: dict[str, Path], llama_cpp: LlamaCpp, tmp_p
     found = llama_cpp.logits(path, IDS)
     difference = agreement.rms_error(found, our_logits(path, IDS))
     assert difference < {"f16": 1e-3, "bf16": 1e-2}.get(name, ROUNDING)
+    if name in ("f16", "bf16") and difference < UNROUNDED:
+        return
     if name not in ("q4_1", "q5_1"):  # see `agreement.rounded`
         assert agreement.rms_error(found, agreement.rounded_logits(path, IDS)) < SAME_ROUNDING * difference
 
