@@ -30,6 +30,8 @@ class Tokenizer:
         Ids put around every text in addition to those that `model` puts there itself.
     chat_template : str or None
         Jinja source.
+    notes : tuple of str
+        What the files say of it that is ignored, or that the model cannot follow.
     """
 
     model: tokenizers.Tokenizer
@@ -37,6 +39,7 @@ class Tokenizer:
     before: tuple[int, ...]
     after: tuple[int, ...]
     chat_template: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def vocab_size(self) -> int:
