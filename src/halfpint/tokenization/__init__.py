@@ -11,7 +11,8 @@ from halfpint.errors import UnsupportedError
 from halfpint.tokenization.chat import render_chat, render_chats
 from halfpint.tokenization.folder_files import folder_files
 from halfpint.tokenization.gguf_vocabulary import spells_tokenizer, tokenizer_from_metadata
-from halfpint.tokenization.tokenizer import Message, StreamDecoder, Tokenizer
+from halfpint.tokenization.stream_decoder import StreamDecoder
+from halfpint.tokenization.tokenizer import Message, Tokenizer
 
 __all__ = [
     "Message",

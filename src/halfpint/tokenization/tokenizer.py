@@ -10,10 +10,13 @@ import tokenizers
 
 from halfpint.checkpoints.tokenizer_files import SpecialTokens, tokenizer_errors, vocabulary_size
 from halfpint.errors import UnsupportedError, UsageError
+from halfpint.tokenization.byte_tokens import decode_bytes_apart
 from halfpint.tokenization.chat import render_chat
 
 Message = Mapping[str, Any]
 """One turn: `role` and `content`."""
+
+_BROKEN = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,9 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Give the text of tokens, special ones left out.
 
+        Bytes that are no UTF-8 become one U+FFFD per broken part, as in Python's `errors="replace"`; the characters
+        around them stay.
+
         Raises
         ------
         UsageError
@@ -90,7 +96,8 @@ class Tokenizer:
         if any(not 0 <= token < 1 << 32 for token in ids):
             raise UsageError(f"these are no token ids: {list(ids)[:10]}")
         with tokenizer_errors("the tokenizer"):
-            return str(self.model.decode(list(ids), skip_special_tokens=True))
+            text = str(self.model.decode(list(ids), skip_special_tokens=True))
+            return text if _BROKEN not in text else decode_bytes_apart(self.model, ids, text)
 
     def apply_chat_template(
         self,
@@ -138,62 +145,3 @@ class Tokenizer:
 def _without_surrogates(text: str) -> str:
     """Replace halves of surrogate pairs, which are no characters and which no tokenizer takes."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
-_CONTEXT = 8
-"""Tokens kept before what is new: enough for a character and the space before a word."""
-
-_PATIENCE = 16
-"""Tokens after which text that still ends in a broken character is given as it is."""
-
-_LONGEST_RUN = 512
-"""Tokens kept at most."""
-
-
-class StreamDecoder:
-    """Text that comes token by token.
-
-    Tokens are parts of characters and depend on what stands before them (a leading space), so that the text of each
-    alone is not the text of all. This keeps what has been said and gives only what is certain.
-
-    Parameters
-    ----------
-    tokenizer : Tokenizer
-    context : sequence of int
-        Tokens that stand before; their text is not given.
-    """
-
-    __slots__ = ("_ids", "_said", "_tokenizer")
-
-    def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
-        self._ids = list(context)[-4 * _CONTEXT :]
-        self._said = len(self._ids)
-
-    def step(self, token: int) -> str:
-        """Take one more token and give the text that it settles; empty while a character is incomplete."""
-        self._ids.append(token)
-        pending = len(self._ids) - self._said
-        return self._settle(whole=pending >= _PATIENCE)
-
-    def finish(self) -> str:
-        """Give what is left: an incomplete character as U+FFFD."""
-        return self._settle(whole=True)
-
-    def _settle(self, *, whole: bool) -> str:
-        before = self._tokenizer.decode(self._ids[: self._said])
-        now = self._tokenizer.decode(self._ids)
-        if now.endswith("\ufffd") and not whole:
-            return ""
-        # What was said before can only differ in its last character, which was incomplete then.
-        text = now[len(before) :] if now.startswith(before) else now[len(before.rstrip("\ufffd")) :]
-        if len(self._ids) > 4 * _CONTEXT:
-            self._ids = self._shortened()
-        self._said = len(self._ids)
-        return text
-
-    def _shortened(self) -> list[int]:
-        kept = self._ids[-_CONTEXT:]
-        # Not inside a run of single bytes: they are decoded together or not at all.
-        broken = "\ufffd" in self._tokenizer.decode(kept) and len(self._ids) < _LONGEST_RUN
-        return self._ids if broken else kept
