@@ -286,6 +286,8 @@ TEMPLATES = {
     ),
     "loop controls": ("{% for m in messages %}{{ loop.index }}{% break %}{% endfor %}", "1"),
     "generation": ("{% generation %}{{ messages[1].content }}{% endgeneration %}", "Hi"),
+    "generation is a scope": ("{% set x = 1 %}{% generation %}{% set x = 2 %}{% endgeneration %}{{ x }}", "1"),
+    "json options in order": ("{{ {'b': 'ü'} | tojson(true, 1) }}", '{\n "b": "\\u00fc"\n}'),
     "methods": ("{{ messages[0].content.split(' ')[0].strip().upper() }}", "HELLO"),
     "specials": ("{{ bos_token }}{{ eos_token }}{{ tools is none }}", "<|begin|><|end|>True"),
 }

@@ -9,10 +9,11 @@ from halfpint.checkpoints.gguf_reader import GgufCheckpoint
 from halfpint.checkpoints.tokenizer_files import has_tokenizer_files, read_tokenizer_files
 from halfpint.errors import UnsupportedError
 from halfpint.tokenization.chat import render_chat, render_chats
+from halfpint.tokenization.content_form import Message
 from halfpint.tokenization.folder_files import folder_files
 from halfpint.tokenization.gguf_vocabulary import spells_tokenizer, tokenizer_from_metadata
 from halfpint.tokenization.stream_decoder import StreamDecoder
-from halfpint.tokenization.tokenizer import Message, Tokenizer
+from halfpint.tokenization.tokenizer import Tokenizer
 
 __all__ = [
     "Message",

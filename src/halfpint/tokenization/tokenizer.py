@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,8 @@ import tokenizers
 from halfpint.checkpoints.tokenizer_files import SpecialTokens, tokenizer_errors, vocabulary_size
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.tokenization.byte_tokens import decode_bytes_apart
-from halfpint.tokenization.chat import render_chat
-
-Message = Mapping[str, Any]
-"""One turn: `role` and `content`."""
+from halfpint.tokenization.chat import FIXED_DATE, render_chat
+from halfpint.tokenization.content_form import Message, Specials, in_form, shows
 
 _BROKEN = "\ufffd"
 
@@ -104,17 +103,20 @@ class Tokenizer:
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        now: datetime.datetime = FIXED_DATE,
     ) -> str:
         """Write a conversation as the text that the model was trained on.
 
         Parameters
         ----------
         messages : sequence of mappings
-            Each with `role` and `content`.
+            Each with `role` and `content`: text, or a list of parts. The template gets the form that it takes.
         add_generation_prompt : bool
             Whether to end where the assistant's answer begins.
         variables : Mapping, optional
             More that the template understands, such as `tools` or `enable_thinking`.
+        now : datetime
+            What the template's clock says: one fixed date where equal conversations must give equal texts.
 
         Returns
         -------
@@ -124,7 +126,7 @@ class Tokenizer:
         Raises
         ------
         UnsupportedError
-            If the model has no template.
+            If the model has no template, or one that drops what the user says.
         CheckpointError
             If the template fails; see `halfpint.tokenization.chat.render_chat`.
         """
@@ -133,13 +135,28 @@ class Tokenizer:
                 "the model has no chat template, so how to talk to it is unknown; give it plain text to continue with "
                 "`halfpint generate`, or put the template of its base model beside it as chat_template.jinja"
             )
+        specials = self._specials()
+        known = {
+            **dict(specials),
+            "messages": in_form(self.chat_template, specials, messages),
+            "add_generation_prompt": add_generation_prompt,
+            "tools": None,
+            "documents": None,
+        }
+        return render_chat(self.chat_template, {**known, **(variables or {})}, now)
+
+    def shows_system(self) -> bool:
+        """Whether the chat template shows what a system message says."""
+        if self.chat_template is None:
+            return False
+        specials = self._specials()
+        return any(shows(self.chat_template, specials, ("system", "user"), parts=parts) for parts in (False, True))
+
+    def _specials(self) -> Specials:
         names = {"bos": self.special.bos_id, "unk": self.special.unk_id, "pad": self.special.pad_id}
         names["eos"] = self.special.eos_ids[0] if self.special.eos_ids else None
-        known: dict[str, Any] = {
-            f"{role}_token": self.model.id_to_token(token) for role, token in names.items() if token is not None
-        }
-        known |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt, "tools": None}
-        return render_chat(self.chat_template, {**known, "documents": None, **(variables or {})})
+        texts = {role: self.model.id_to_token(token) for role, token in names.items() if token is not None}
+        return tuple((f"{role}_token", text) for role, text in texts.items() if text is not None)
 
 
 def _without_surrogates(text: str) -> str:
