@@ -296,9 +296,14 @@ TEMPLATES = {
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_render_as_in_transformers(name: str) -> None:
     template, expected = TEMPLATES[name]
-    made = from_folder(DEMO)
-    tokenizer = Tokenizer(made_tokenizers.KINDS["gpt-2"](), made.special, (), (), template)
-    assert tokenizer.apply_chat_template(TALK) == expected
+    variables = {"messages": TALK, "add_generation_prompt": True, "tools": None}
+    assert render_chat(template, {**variables, "bos_token": "<|begin|>", "eos_token": "<|end|>"}) == expected
+
+
+def test_templates_know_the_special_tokens() -> None:
+    template = "{{ bos_token }}{{ eos_token }}{{ tools is none }}{{ messages[0].content }}"
+    tokenizer = Tokenizer(made_tokenizers.KINDS["gpt-2"](), from_folder(DEMO).special, (), (), template)
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}]) == "<|begin|><|end|>TrueHi"
 
 
 def test_the_demo_model_talks() -> None:

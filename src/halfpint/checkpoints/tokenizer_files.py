@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 
 from halfpint.checkpoints.added_tokens import ROLES, add_declared_tokens
-from halfpint.checkpoints.regular_file import read_small_file
+from halfpint.checkpoints.regular_file import read_small_file, without_mark
 from halfpint.checkpoints.strict_json import read_json_object
 from halfpint.errors import CheckpointError, HalfpintError
 
@@ -135,7 +135,7 @@ def parse_tokenizer(data: bytes, what: str) -> tokenizers.Tokenizer:
         If it is not accepted, or has ids far beyond any vocabulary.
     """
     with tokenizer_errors(f"{what} is no tokenizer"):
-        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        tokenizer = tokenizers.Tokenizer.from_buffer(without_mark(data, what))
         size = vocabulary_size(tokenizer)
         # What was saved for training: texts are cut, filled or split at random only where a caller asks for it.
         tokenizer.no_truncation()
@@ -234,7 +234,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if os.path.lexists(path):
         try:
-            return read_small_file(path, LARGEST_TEMPLATE).decode("utf-8")
+            return without_mark(read_small_file(path, LARGEST_TEMPLATE), str(path)).decode("utf-8")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{path} is not UTF-8 at byte {error.start}") from error
     template = settings.get("chat_template")
