@@ -48,6 +48,7 @@ NB_MODULE(_native, module) {
     });
     module.def("thread_count", &thread_count);
     module.def("set_thread_count", &set_thread_count);
+    module.def("use_one_thread_here", &use_one_thread_here);
     module.def("keep_freed_memory", &keep_freed_memory, nb::arg("kept_bytes"));
     module.def("processor_quota", &processor_quota, nb::arg("root"));
     bind_probe(module);

@@ -12,6 +12,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -197,8 +198,13 @@ private:
 
 class Pool {
 public:
+    // Fewer workers where the system gives no more threads: the others, and the caller, do their share.
     explicit Pool(int workers) : readers_(static_cast<std::size_t>(workers)) {
-        for (std::size_t i = 0; i < readers_.size(); ++i) threads_.emplace_back([this, i] { work(i); });
+        threads_.reserve(readers_.size());
+        try {
+            for (std::size_t i = 0; i < readers_.size(); ++i) threads_.emplace_back([this, i] { work(i); });
+        } catch (const std::system_error&) {
+        }
     }
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
@@ -271,6 +277,9 @@ std::atomic<State*>& place() {
     return instance;
 }
 
+// Whether this thread does all of its work itself.
+thread_local bool alone = false;
+
 State& state() { return *place().load(std::memory_order_acquire); }
 
 // Run a job on the pool, unless another one is running: then false.
@@ -285,7 +294,9 @@ bool run_together(State& shared, int count, Job& job) {
 
 }  // namespace
 
-int thread_count() { return state().count.load(std::memory_order_relaxed); }
+void use_one_thread_here() { alone = true; }
+
+int thread_count() { return alone ? 1 : state().count.load(std::memory_order_relaxed); }
 
 void set_thread_count(int count) {
     auto& shared = state();
@@ -298,7 +309,7 @@ void parallel_for(std::size_t items, std::size_t grain, const std::function<void
     if (items == 0) return;
     grain = std::max<std::size_t>(1, grain);
     auto& shared = state();
-    const int count = shared.count.load(std::memory_order_relaxed);
+    const int count = thread_count();
     if (count == 1 || items <= grain) return body(0, items);
     Ranges job(body, items, grain, count);
     if (!run_together(shared, count, job)) body(0, items);
@@ -313,7 +324,7 @@ Stretches stretches_of(std::size_t items, std::size_t grain) {
 void parallel_stretches(const Stretches& stretches, const std::function<void(const Piece&)>& body) {
     if (stretches.items == 0) return;
     auto& shared = state();
-    const int count = shared.count.load(std::memory_order_relaxed);
+    const int count = thread_count();
     const Piece all{0, stretches.items, 0, 0, stretches.items};
     if (count == 1 || stretches.count == 1) return body(all);
     StretchJob job(body, stretches);

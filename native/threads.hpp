@@ -13,6 +13,9 @@ namespace halfpint {
 int thread_count();
 void set_thread_count(int count);
 
+// From now on the calling thread does all of its work itself: thread_count() is 1 there.
+void use_one_thread_here();
+
 // Call body(begin, end) over [0, items) cut into ranges of at most `grain` items. The first exception is rethrown.
 // One region runs at a time: a call from another thread, or from within a body, does all of its work itself.
 // Range i of the first ones is begun by thread i, the caller being 0, unless that thread comes too late.

@@ -81,7 +81,7 @@ def bits_of_sums(x, y, threads):
     before = machine.thread_count()
     machine.set_thread_count(threads)
     try:
-        with machine.product_threads(x.shape[1]):
+        with machine.one_blas_thread():
             square, sums = np.zeros((x.shape[1], x.shape[1]), np.float32), np.zeros((70, x.shape[1]), np.float32)
             add_square(square, x)
             mirror(square)

@@ -1,6 +1,5 @@
-"""Narrow products get one thread of BLAS, wide ones those that were asked for; afterwards all is as it was."""
+"""Products have one thread of BLAS while any block needs it; pieces of work have one thread each."""
 
-import pytest
 from threadpoolctl import threadpool_info
 
 from halfpint.kernels import machine
@@ -10,10 +9,20 @@ def blas_threads():
     return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
 
-@pytest.mark.parametrize(("columns", "expected"), [(64, 1), (1023, 1), (1024, 2), (8192, 2)])
-def test_products_get_as_many_threads_as_pay(columns, expected, threads):
-    before = blas_threads()
+def test_products_have_one_thread_until_the_last_block_is_left(threads):
     threads(2)
-    with machine.product_threads(columns):
-        assert set(blas_threads()) == {expected}
+    before = blas_threads()
+    first, second = machine.one_blas_thread(), machine.one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(blas_threads()) == {1}
+    second.__exit__(None, None, None)
     assert blas_threads() == before
+
+
+def test_pieces_have_one_thread_each_and_the_caller_keeps_its_own(threads):
+    threads(3)
+    assert machine.side_by_side([machine.thread_count] * 4) == [1] * 4
+    assert machine.thread_count() == 3
+    assert machine.side_by_side([lambda: machine.side_by_side([machine.thread_count] * 2)] * 2) == [[1, 1]] * 2

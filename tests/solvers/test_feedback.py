@@ -106,8 +106,7 @@ def test_a_wide_weight_gets_the_same_codes_on_any_number_of_threads(rows, column
     found = []
     for count in (1, 2):
         threads(count)
-        with machine.product_threads(columns):
-            solved = feedback.solve(original, replace(told, kept=Kept()), formats.by_name("int4-g128"))
+        solved = feedback.solve(original, replace(told, kept=Kept()), formats.by_name("int4-g128"))
         found.append((solved.losses, {name: part.tobytes() for name, part in solved.quantized.parts.items()}))
     assert found[0] == found[1]
 

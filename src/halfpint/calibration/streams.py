@@ -31,7 +31,7 @@ from halfpint.engine.weights import model_tensors
 from halfpint.errors import NonFiniteError, UsageError
 from halfpint.families import ModelConfig, Role, TensorRole, read_config
 from halfpint.kernels.linear import Linear
-from halfpint.kernels.machine import product_threads
+from halfpint.kernels.machine import one_blas_thread
 from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import FloatArray
 
@@ -150,7 +150,7 @@ def calibrate(
     if not windows:
         raise UsageError("there is no text to calibrate on")
     config = read_config(checkpoint.config)
-    with product_threads(config.hidden_size), Shelf(options) as shelf:
+    with one_blas_thread(), Shelf(options) as shelf:
         job = _Job(checkpoint, config, halved(windows), shelf, solve)
         findings = Findings(wanted, options.scarce_share)
         ends = load_ends(checkpoint, config, head=job.head.name in wanted)

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from halfpint.engine.activation import softcap, softmax
-from halfpint.kernels.machine import side_by_side
+from halfpint.kernels.machine import one_blas_thread, side_by_side
 from halfpint.tensors import FloatArray
 
 _MOST_SCORES = 1 << 19
@@ -63,8 +63,9 @@ def attend(
     if sequences * tokens * heads * positions >= _MOST_SCORES:
         side_by_side(pieces)
     else:
-        for piece in pieces:
-            piece()
+        with one_blas_thread():
+            for piece in pieces:
+                piece()
     return out.reshape(sequences, tokens, heads * head_dim)
 
 

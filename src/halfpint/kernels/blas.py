@@ -1,13 +1,16 @@
 """Products of float32 matrices that have the same bits on any number of threads.
 
-OpenBLAS shares the rows and columns of a result among its threads, which changes nothing, but it also cuts the sums:
-one of a length that is no multiple of its unroll is cut elsewhere with threads than without (`min_l` in its level3.c
-and level3_thread.c). So sums are filled up with zeros to a multiple of `_SUM`, and never fewer than `_ROWS` vectors are
-multiplied at once, because products of single vectors go another way.
+Each product has one thread of BLAS: with several, OpenBLAS cuts sums elsewhere (`min_l` in its level3.c and
+level3_thread.c), and each of its kernels in its own way. What is wide is cut into pieces by its shape alone, which are
+made side by side. So the order of every sum follows from shapes, and bits differ between kernels of BLAS, that is
+between classes of processors, and by nothing else.
+
+A row of a product must not depend on the rows beside it either, for text may be cut anywhere: sums are filled up with
+zeros to a multiple of `_SUM`, and never fewer than `_ROWS` vectors are multiplied at once, because products of single
+vectors go another way.
 
 NumPy cannot add a product to a matrix, so what is added is made in strips that are still in the cache when they are
-added. Small strips spare memory, large ones spare BLAS from rearranging the other factor for each. The strips of wide
-matrices are made side by side, so that adding, which NumPy does in one thread, has all of them too.
+added. Small strips spare memory, large ones spare BLAS from rearranging the other factor for each.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.kernels.machine import WIDE_COLUMNS, side_by_side
+from halfpint.kernels.machine import WIDE_COLUMNS, one_blas_thread, side_by_side
 from halfpint.tensors import FloatArray
 
 _SUM = 64
@@ -28,6 +31,9 @@ _STRIP = 2**11
 """Numbers in a strip for each number of the sum."""
 _WIDE_STRIPS = 8
 """Strips of a wide matrix at least, to keep as many processors busy."""
+PIECE = 256
+"""Rows of a piece, or a multiple of them where there would be more than `_MOST_PIECES`."""
+_MOST_PIECES = 64
 _MIRRORED = 512
 """Rows that are copied, or added up, at a time."""
 
@@ -46,16 +52,26 @@ def times_transposed(x: FloatArray, weight: FloatArray) -> FloatArray:
     """
     wide = _filled(_filled(x, 0, _ROWS, least=True), 1, _SUM)
     tall = _filled(_filled(weight, 0, _ROWS, least=True), 1, _SUM)
-    product: FloatArray = (wide @ tall.T)[: len(x), : len(weight)]
-    return product
+    product = np.empty((len(wide), len(tall)), np.float32)
+
+    def work(start: int, end: int) -> None:
+        np.matmul(wide, tall[start:end].T, out=product[:, start:end])
+
+    in_pieces(len(tall), work, tall.shape[1])
+    return product[: len(x), : len(weight)]
 
 
 def combine(weight: FloatArray, inner: FloatArray) -> FloatArray:
     """Multiply a weight float32 [rows, columns] with float32 [columns, n]: float32 [rows, n]."""
     tall = _filled(_filled(weight, 0, _ROWS, least=True), 1, _SUM)
     wide = _filled(_filled(inner, 1, _ROWS, least=True), 0, _SUM)
-    product: FloatArray = (tall @ wide)[: len(weight), : inner.shape[1]]
-    return product
+    product = np.empty((len(tall), wide.shape[1]), np.float32)
+
+    def work(start: int, end: int) -> None:
+        np.matmul(tall[start:end], wide, out=product[start:end])
+
+    in_pieces(len(tall), work, tall.shape[1])
+    return product[: len(weight), : inner.shape[1]]
 
 
 def add_outer(total: FloatArray, y: FloatArray, x: FloatArray) -> None:
@@ -137,6 +153,28 @@ def ordered(square: FloatArray, order: NDArray[np.int64] | None) -> FloatArray:
     return copy
 
 
+def in_pieces(count: int, work: Callable[[int, int], object], columns: int) -> None:
+    """Do work(start, end) on `count` rows, or columns, in pieces of `PIECE`; side by side where columns are many.
+
+    Parameters
+    ----------
+    count : int
+    work : function of int, int
+        What one piece writes, no other reads.
+    columns : int
+        Of the matrices; those below `WIDE_COLUMNS` are one piece.
+    """
+    if columns < WIDE_COLUMNS:
+        with one_blas_thread():
+            work(0, count)
+        return
+    step = max(PIECE, -(-count // _MOST_PIECES // PIECE) * PIECE)
+    starts = range(0, count, step)
+    # Never so few at the end that the product would be one of single vectors.
+    ends = [*(start for start in starts if start and count - start >= _ROWS), count]
+    side_by_side([partial(work, start, end) for start, end in pairwise([0, *ends])])
+
+
 def _rows(array: FloatArray) -> list[tuple[int, int]]:
     return [(start, min(len(array), start + _MIRRORED)) for start in range(0, len(array), _MIRRORED)]
 
@@ -153,8 +191,9 @@ def _over(strips: Sequence[tuple[int, int]], work: Callable[[int, int], object],
     if columns >= WIDE_COLUMNS:
         side_by_side([partial(work, start, end) for start, end in strips])
         return
-    for start, end in strips:
-        work(start, end)
+    with one_blas_thread():
+        for start, end in strips:
+            work(start, end)
 
 
 def _filled(array: FloatArray, axis: int, multiple: int, *, least: bool = False) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ MOST_THREADS = 1024
 """Threads that may be asked for: more than processors have, and as many as systems give."""
 
 WIDE_COLUMNS = 1024
-"""Columns from which on the products of NumPy are shared among threads."""
+"""Columns from which on products are cut into pieces, and these shared among threads."""
 
 
 def features() -> tuple[str, ...]:
@@ -86,18 +87,48 @@ def keep_freed_memory(kept_bytes: int) -> None:
     _native.keep_freed_memory(kept_bytes)
 
 
-@contextmanager
-def product_threads(columns: int) -> Iterator[None]:
-    """Give the products of NumPy and SciPy as many threads as pay, until the block is left.
+class _Exclusive:
+    """Limits that hold for the whole process while any thread of it needs them: the last to leave lifts them."""
 
-    Parameters
-    ----------
-    columns : int
-        Of the matrices that are multiplied. Narrow ones get one thread: the threads of BLAS wait for each other by
-        spinning, which costs more than they gain there, and very much more where other programs want the processor.
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._lift: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def held(self, impose: Callable[[], Callable[[], None]]) -> Iterator[None]:
+        """Impose limits unless they hold already; `impose` gives what lifts them."""
+        with self._lock:
+            if self._depth == 0:
+                self._lift = impose()
+            self._depth += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._lift()
+
+
+_BLAS = _Exclusive()
+_PIECE = threading.local()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Give each product of NumPy and SciPy one thread, until the block is left.
+
+    With more, the order of a sum would depend on their number. What is wide is cut into pieces by its shape alone, and
+    these are made side by side: see `halfpint.kernels.blas`. Several Python threads may be in such blocks at a time:
+    the limit, which is the process's, holds until the last of them has left.
     """
-    wide = columns >= WIDE_COLUMNS
-    with _libraries().limit(limits=thread_count() if wide else 1, user_api="blas"):
+
+    def impose() -> Callable[[], None]:
+        lift: Callable[[], None] = _libraries().limit(limits=1, user_api="blas").restore_original_limits
+        return lift
+
+    with _BLAS.held(impose):
         yield
 
 
@@ -116,16 +147,12 @@ def side_by_side(pieces: Sequence[Callable[[], _Result]]) -> list[_Result]:
     list
         The results, in the order of the pieces. If some raise an error, the first of them in this order is raised.
     """
-    before = thread_count()
-    with _libraries().limit(limits=1, user_api="blas"):
-        if before == 1 or len(pieces) == 1:
+    count = thread_count()
+    with one_blas_thread():
+        if count == 1 or len(pieces) == 1:
             return [piece() for piece in pieces]
-        _native.set_thread_count(1)
-        try:
-            with ThreadPoolExecutor(before) as executor:
-                return [future.result() for future in [executor.submit(piece) for piece in pieces]]
-        finally:
-            _native.set_thread_count(before)
+        with ThreadPoolExecutor(count, initializer=_native.use_one_thread_here) as executor:
+            return [future.result() for future in [executor.submit(piece) for piece in pieces]]
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from halfpint.engine.block import load_block
 from halfpint.engine.decoder import Ends, load_ends
 from halfpint.errors import NonFiniteError, UnsupportedError, UsageError
 from halfpint.families import ModelConfig, find, read_config
-from halfpint.kernels.machine import product_threads
+from halfpint.kernels.machine import one_blas_thread
 from halfpint.measuring.metrics import Tally, score
 from halfpint.tensors import FloatArray
 
@@ -111,7 +111,7 @@ def read(checkpoint: Checkpoint, windows: Sequence[Window], advance: Advance = u
     config = known_config(checkpoint)
     ends = load_ends(checkpoint, config)
     hidden = [ends.embed(batch.ids) for batch in batches(windows)]
-    with product_threads(config.hidden_size):
+    with one_blas_thread():
         for layer in range(config.layers):
             block = load_block(checkpoint, config, layer)
             for index, state in enumerate(hidden):
@@ -142,6 +142,13 @@ def compare(candidate: Reading, reference: Reading, windows: Sequence[Window]) -
     vocabulary = candidate.ends.config.vocab_size
     _check_sizes((candidate.path, vocabulary), (reference.path, reference.ends.config.vocab_size))
     tally = Tally()
+    with one_blas_thread():
+        _score(tally, candidate, reference, windows)
+    return tally
+
+
+def _score(tally: Tally, candidate: Reading, reference: Reading, windows: Sequence[Window]) -> None:
+    vocabulary = reference.ends.config.vocab_size
     for index, batch in enumerate(batches(windows)):
         for row, number in enumerate(batch.numbers):
             targets = batch.ids[row, 1:]
@@ -152,7 +159,6 @@ def compare(candidate: Reading, reference: Reading, windows: Sequence[Window]) -
                     targets[part],
                 )
                 tally.add(number, windows[number].source, scores)
-    return tally
 
 
 def _finite(model: Reading, logits: FloatArray) -> FloatArray:

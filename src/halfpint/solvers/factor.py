@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.kernels.blas import ordered
+from halfpint.kernels.blas import in_pieces, ordered
 from halfpint.tensors import FloatArray
 
 DAMPING = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -130,26 +130,52 @@ def _invert_factor(matrix: FloatArray) -> None:
     corner, beside, rest = matrix[:middle, :middle], matrix[:middle, middle:], matrix[middle:, middle:]
     _invert_factor(rest)
     _times_transposed(beside, rest)
-    for start, end in _strips(middle):
-        corner[start:end, start:] -= beside[start:end] @ beside[start:].T
+    _subtract_square(corner, beside)
     _invert_factor(corner)
     _times(beside, rest)
-    for start, end in _strips(middle):
-        beside[start:end] = -corner[start:end, start:] @ beside[start:]
+    _multiply_from_left(beside, corner)
     matrix[middle:, :middle] = 0
+
+
+def _subtract_square(corner: FloatArray, beside: FloatArray) -> None:
+    """Subtract beside beside^T from the upper triangle of `corner`, in place."""
+
+    def work(first: int, last: int) -> None:
+        for start, end in _strips(last, first):
+            corner[start:end, start:] -= beside[start:end] @ beside[start:].T
+
+    in_pieces(len(corner), work, len(corner))
+
+
+def _multiply_from_left(matrix: FloatArray, upper: FloatArray) -> None:
+    """Multiply by the negative of an upper triangle from the left, in place."""
+
+    def work(first: int, last: int) -> None:
+        for start, end in _strips(len(upper)):
+            matrix[start:end, first:last] = -upper[start:end, start:] @ matrix[start:, first:last]
+
+    in_pieces(matrix.shape[1], work, len(upper))
 
 
 def _times(matrix: FloatArray, upper: FloatArray) -> None:
     """Multiply by an upper triangle from the right, in place."""
-    for start, end in reversed(_strips(len(upper))):
-        matrix[:, start:end] = matrix[:, :end] @ upper[:end, start:end]
+
+    def work(first: int, last: int) -> None:
+        for start, end in reversed(_strips(len(upper))):
+            matrix[first:last, start:end] = matrix[first:last, :end] @ upper[:end, start:end]
+
+    in_pieces(len(matrix), work, len(upper))
 
 
 def _times_transposed(matrix: FloatArray, upper: FloatArray) -> None:
     """Multiply by the transpose of an upper triangle from the right, in place."""
-    for start, end in _strips(len(upper)):
-        matrix[:, start:end] = matrix[:, start:] @ upper[start:end, start:].T
+
+    def work(first: int, last: int) -> None:
+        for start, end in _strips(len(upper)):
+            matrix[first:last, start:end] = matrix[first:last, start:] @ upper[start:end, start:].T
+
+    in_pieces(len(matrix), work, len(upper))
 
 
-def _strips(size: int) -> list[tuple[int, int]]:
-    return [(start, min(size, start + _STRIP)) for start in range(0, size, _STRIP)]
+def _strips(size: int, first: int = 0) -> list[tuple[int, int]]:
+    return [(start, min(size, start + _STRIP)) for start in range(first, size, _STRIP)]

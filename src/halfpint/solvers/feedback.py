@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from halfpint.errors import NonFiniteError, ShapeError
-from halfpint.kernels.machine import side_by_side
+from halfpint.kernels.machine import one_blas_thread, side_by_side
 from halfpint.solvers import lattices, plain, refinement, rounding, rows
 from halfpint.solvers.factor import DAMPING
 from halfpint.solvers.lattices import supports
@@ -76,6 +76,11 @@ class _Answer:
 def _solve(weight: FloatArray, statistics: Statistics | None, fmt: Format, sweeps: int) -> Solved:
     assert statistics is not None
     assert supports(fmt)
+    with one_blas_thread():
+        return _solve_rows(weight, statistics, fmt, sweeps)
+
+
+def _solve_rows(weight: FloatArray, statistics: Statistics, fmt: Format, sweeps: int) -> Solved:
     if statistics.groups and rows.apart(fmt, weight.shape):
         return rows.solve_groups(partial(_solve, sweeps=sweeps), weight, statistics.groups, fmt)
     target = wished_weight(weight, statistics, choose_correction(weight, statistics))

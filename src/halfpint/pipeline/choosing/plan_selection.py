@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from halfpint.checkpoints import CONTAINERS
 from halfpint.checkpoints.checkpoint import Checkpoint, Container
 from halfpint.errors import UnsupportedError, UsageError
-from halfpint.families import find, read_config
+from halfpint.families import find
 from halfpint.formats.plain import Plain
-from halfpint.kernels.machine import product_threads
+from halfpint.kernels.machine import one_blas_thread
 from halfpint.measuring.comparison import known_config
 from halfpint.pipeline.choosing.measured_sensitivity import sense
 from halfpint.pipeline.choosing.memory_forecast import limits_within, peak_bytes
@@ -159,7 +159,7 @@ def estimate_costs(
         smallest_plan(checkpoint, container, wished, [candidate.group(assumed) for candidate in found], budget_bytes)
     if options.calibrate is not False:
         try:
-            with product_threads(read_config(checkpoint.config).hidden_size):
+            with one_blas_thread():
                 sensed = sense(checkpoint, found, options.calibration, calibrated, progress)
         except UnsupportedError as error:
             raise UnsupportedError(

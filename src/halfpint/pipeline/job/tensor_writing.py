@@ -16,6 +16,7 @@ from halfpint.errors import HalfpintError, UnsupportedError, VerificationError
 from halfpint.formats import check_finite
 from halfpint.formats.plain import F16, Plain
 from halfpint.kernels import coding
+from halfpint.kernels.machine import one_blas_thread
 from halfpint.pipeline.results import TensorOutcome
 from halfpint.plans import PlannedTensor
 from halfpint.solvers.rows import apart as rows_apart
@@ -127,7 +128,8 @@ def _decoded(quantized: QuantizedTensor) -> Iterator[tuple[int, FloatArray]]:
 
 def _squares(values: FloatArray) -> float:
     flat = values.ravel()
-    return float(np.dot(flat, flat))
+    with one_blas_thread():
+        return float(np.dot(flat, flat))
 
 
 def _to_plain(weight: FloatArray, fmt: Plain) -> Array:
