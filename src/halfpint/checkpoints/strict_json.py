@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halfpint.checkpoints.regular_file import read_small_file
+from halfpint.checkpoints.regular_file import read_small_file, without_mark
 from halfpint.errors import CheckpointError
 
 _DEEPEST = 64
@@ -32,16 +32,17 @@ def parse_json(data: bytes, what: str) -> Any:
     Parameters
     ----------
     data : bytes
-        UTF-8, without a byte order mark.
+        UTF-8; a byte order mark before it is ignored.
     what : str
         Names the document in errors.
 
     Raises
     ------
     CheckpointError
-        If it is not JSON, repeats a key, nests deeper than 64 levels, holds NaN, Infinity, a number that is no
-        finite float, an integer of more than 40 digits, a lone surrogate, or more than a million values.
+        If it is UTF-16, is not JSON, repeats a key, nests deeper than 64 levels, holds NaN, Infinity, a number that
+        is no finite float, an integer of more than 40 digits, a lone surrogate, or more than a million values.
     """
+    data = without_mark(data, what)
     _count_structure(data, what)
     try:
         text = data.decode("utf-8")

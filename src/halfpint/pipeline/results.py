@@ -134,6 +134,8 @@ class Measurement:
         Of the weight files.
     bits_per_weight : float
     seconds : float
+    notes : tuple of str
+        Where the two differ in what the figures do not show, such as their tokenizers.
     """
 
     quality: Quality
@@ -142,6 +144,7 @@ class Measurement:
     reference_bytes: int
     bits_per_weight: float
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from typing import Any
 
 from halfpint import formats, solvers
 from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.checkpoints.regular_file import marked_encoding
 from halfpint.errors import HalfpintError, UsageError
 from halfpint.planning.left_out import left_out
 from halfpint.planning.planner import DROP, Assigned, roles_of
@@ -130,8 +131,11 @@ def read(path: Path) -> PlanFile:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise UsageError(f"{path} is larger than any plan; is it a model?")
-        return loads(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        return loads(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        found = marked_encoding(error.object) or f"not UTF-8 at byte {error.start}"
+        raise UsageError(f"the plan {path} cannot be read: it is {found}; save it as UTF-8") from error
+    except OSError as error:
         raise UsageError(f"the plan {path} cannot be read: {error}") from error
 
 

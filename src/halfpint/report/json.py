@@ -162,6 +162,7 @@ def measurement(found: Measurement) -> Object:
         "bits_per_weight": found.bits_per_weight,
         "seconds": found.seconds,
         "by_source": {source: quality(part) for source, part in found.by_source.items()},
+        "notes": list(found.notes),
     }
 
 

@@ -86,12 +86,11 @@ def _check_wiring(checkpoint: Checkpoint) -> list[str]:
 
 
 def _check_tokenizer(checkpoint: Checkpoint) -> list[str]:
-    """A broken tokenizer is an error; a missing one is noted."""
+    """A broken tokenizer, or one of another model, is an error; a missing one and odd ones are noted."""
     try:
-        load_tokenizer(checkpoint)
+        return list(load_tokenizer(checkpoint).notes)
     except UnsupportedError as error:
         return [f"the model cannot read or write text: {error}"]
-    return []
 
 
 def _check_numbers(checkpoint: Checkpoint, spec: TensorSpec) -> list[str]:
