@@ -233,6 +233,8 @@ class VerifyReport:
     parameters : int
     notes : tuple of str
         What is unusual but not wrong.
+    unchecked : int
+        Tensors whose numbers were not looked at: integers, and types that are not decoded.
     """
 
     container: str
@@ -241,6 +243,7 @@ class VerifyReport:
     nbytes: int
     parameters: int
     notes: tuple[str, ...]
+    unchecked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

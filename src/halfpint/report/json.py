@@ -108,6 +108,7 @@ def plan(planned: PlanResult) -> Object:
             for tensor in decided.tensors
         ],
         "dropped": [{"name": name, "reason": reason} for name, reason in decided.dropped],
+        "notes": list(decided.notes),
         "engines": list(planned.engines),
         "refusals": dict(planned.refusals),
         "forecast": {
