@@ -108,9 +108,13 @@ def _most_tokens(reference: Checkpoint, options: MeasureOptions) -> int:
 
 def speech(checkpoint: Checkpoint) -> Speech:
     """How one talks with a model: in its chat template, by texts that it continues, or not at all."""
-    if find(checkpoint.config) is None or not reads_text(checkpoint):
+    if find(checkpoint.config) is None:
         return ""
-    return "generate" if load_tokenizer(checkpoint).chat_template is None else "chat"
+    try:
+        tokenizer = load_tokenizer(checkpoint)
+    except UnsupportedError:
+        return ""
+    return "generate" if tokenizer.chat_template is None else "chat"
 
 
 def reads_text(checkpoint: Checkpoint) -> bool:

@@ -55,13 +55,15 @@ class TextGenerator:
     ----------
     checkpoint : Checkpoint
         Open; must stay open while the generator is used.
+    tokenizer : Tokenizer, optional
+        Of the checkpoint, where it was loaded before.
     """
 
     __slots__ = ("_checkpoint", "decoder", "tokenizer")
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer | None = None) -> None:
         self._checkpoint = checkpoint
-        self.tokenizer: Tokenizer = load_tokenizer(checkpoint)
+        self.tokenizer = load_tokenizer(checkpoint) if tokenizer is None else tokenizer
         self.decoder = Decoder.load(checkpoint, activations="int8")
 
     def empty_cache(self, options: GenerateOptions) -> Cache:
@@ -181,8 +183,9 @@ class Chat:
         self._checkpoint = open_model(model)
         try:
             # Before anybody has written a message, and before the weights are loaded.
-            load_tokenizer(self._checkpoint).apply_chat_template([{"role": "user", "content": "Hello"}])
-            self._generator = TextGenerator(self._checkpoint)
+            tokenizer = load_tokenizer(self._checkpoint)
+            tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}])
+            self._generator = TextGenerator(self._checkpoint, tokenizer)
         except BaseException:
             self._checkpoint.close()
             raise
