@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test engines lint format docs bench sanitize fuzz build clean
+.PHONY: demo test determinism engines lint format docs bench sanitize fuzz build clean
 
 demo: $(VENV)/installed ## install into .venv and tell the whole story on the embedded model
 	$(BIN)/halfpint demo
 
 test: $(VENV)/tested ## install the tests' needs and run them
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+determinism: $(VENV)/tested ## run the tests that promise bits under the kernels of other processors
+	$(BIN)/python tests/determinism.py
 
 engines: $(VENV)/tested ## install llama.cpp, transformers and vLLM beside the project, for the tests that run them
 	$(BIN)/python tests/engines/install.py
