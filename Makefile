@@ -11,8 +11,8 @@ demo: $(VENV)/installed ## install into .venv and tell the whole story on the em
 test: $(VENV)/tested ## install the tests' needs and run them
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-determinism: $(VENV)/tested ## the promises of bits under other kernels of BLAS and of our own
-	$(BIN)/python .ci/determinism
+determinism: $(VENV)/tested ## run the tests that promise bits under the kernels of other processors
+	$(BIN)/python tests/determinism.py
 
 engines: $(VENV)/tested ## install llama.cpp, transformers and vLLM beside the project, for the tests that run them
 	$(BIN)/python tests/engines/install.py

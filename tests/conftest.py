@@ -3,19 +3,24 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from halfpint.kernels import _native, machine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--isa NAME` runs everything in this process with the kernels of one instruction set."""
-    parser.addoption("--isa", default="", help="instruction set whose kernels run, such as portable")
+    parser.addoption("--kernels", choices=[*machine.NEEDS], help="instruction set whose native kernels run the tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Force the instruction set that was asked for."""
-    if config.option.isa and not _native.force_isa(config.option.isa):
-        raise pytest.UsageError(f"--isa {config.option.isa}: this processor does not have it")
+    forced = config.getoption("--kernels")
+    if forced and not _native.force_isa(forced):
+        raise pytest.UsageError(f"--kernels {forced}: this processor does not have it")
+
+
+def pytest_report_header() -> str:
+    cores = {library.get("architecture", "?") for library in threadpool_info() if library["user_api"] == "blas"}
+    return f"native kernels: {machine.chosen()}; BLAS kernels: {', '.join(sorted(cores))}"
 
 
 @pytest.fixture

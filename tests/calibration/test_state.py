@@ -13,6 +13,7 @@ from halfpint.errors import CheckpointError, UsageError
 from streamed import Solving, assert_same, products_of, some_windows
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
 def test_after_an_interruption_the_rest_is_the_same_to_the_bit(name, tmp_path):
     tiny_models.save_tiny(name, tmp_path / "model")

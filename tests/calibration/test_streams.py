@@ -298,6 +298,7 @@ print(zlib.crc32(b"".join(np.ascontiguousarray(array).tobytes() for array in sum
 """
 
 
+@pytest.mark.bits
 def test_the_bits_do_not_depend_on_the_number_of_threads(tmp_path):
     tiny_models.save_tiny("qwen3", tmp_path, hidden_size=320, intermediate_size=736, num_hidden_layers=1)
     sums = set()

@@ -3,7 +3,9 @@
 llama.cpp rounds activations to 8 bits before it multiplies them with quantized weights, so that its logits differ
 by percents from the same weights in floating point. Our engine with the same rounding (`agreement.rounded_logits`)
 comes nearer, though not to zero: an activation on the edge between two steps falls to either side, and changes all
-after it. With the same blocks written out as floats both agree to 1e-4. Keys and values are F32.
+after it. Some builds do not round on some processors (16-bit floats without instructions for them; products that go to
+BLAS): these agree with floating point but for the order of sums, and which one a build does is for it to choose. With
+the same blocks written out as floats both agree to 1e-4. Keys and values are F32.
 """
 
 import json
@@ -39,9 +41,8 @@ TABLED = {"gemma2", "gemma3_text"}
 # mixture a nearly equal vote for two experts can go to the other one.
 ROUNDING = 0.05
 SAME_ROUNDING = 0.85
-# Without any rounding of activations only the order of sums is left. llama.cpp multiplies 16-bit floats so where the
-# processor has no instruction for them.
-UNROUNDED = 1e-5
+# Without any rounding of activations the order of sums is left: terms of a sum, at most 512 in these models, times eps.
+UNROUNDED = 512 * float(np.finfo(np.float32).eps)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +75,7 @@ def test_quantized_files_of_every_family(
     exact, rounded = our_logits(path, IDS), agreement.rounded_logits(path, IDS)
     difference = np.median(agreement.token_errors(found, exact))
     assert difference < ROUNDING
-    if family not in TABLED:
+    if family not in TABLED and difference >= UNROUNDED:
         assert np.median(agreement.token_errors(found, rounded)) < SAME_ROUNDING * difference
     if family not in MIXTURES:
         assert agreement.rms_error(found, exact) < ROUNDING
@@ -87,9 +88,7 @@ def test_every_type(name: str, calm: dict[str, Path], llama_cpp: LlamaCpp, tmp_p
     found = llama_cpp.logits(path, IDS)
     difference = agreement.rms_error(found, our_logits(path, IDS))
     assert difference < {"f16": 1e-3, "bf16": 1e-2}.get(name, ROUNDING)
-    if name in ("f16", "bf16") and difference < UNROUNDED:
-        return
-    if name not in ("q4_1", "q5_1"):  # see `agreement.rounded`
+    if name not in ("q4_1", "q5_1") and difference >= UNROUNDED:  # see `agreement.rounded`
         assert agreement.rms_error(found, agreement.rounded_logits(path, IDS)) < SAME_ROUNDING * difference
 
 

@@ -1,5 +1,9 @@
 """Products have one thread of BLAS while any block needs it; pieces of work have one thread each."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
 from threadpoolctl import threadpool_info
 
 from halfpint.kernels import machine
@@ -18,6 +22,29 @@ def test_products_have_one_thread_until_the_last_block_is_left(threads):
     first.__exit__(None, None, None)
     assert set(blas_threads()) == {1}
     second.__exit__(None, None, None)
+    assert blas_threads() == before
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_products_have_one_thread_in_whatever_thread_they_are_made(count, threads):
+    """The first to set a limit, the main thread here, must not keep others from setting theirs."""
+    threads(2)
+    before = blas_threads()
+    with machine.one_blas_thread():
+        pass
+    meeting = Barrier(count)
+
+    def seen():
+        with machine.one_blas_thread():
+            meeting.wait()
+            found = blas_threads()
+            meeting.wait()
+        return found
+
+    with ThreadPoolExecutor(count) as executor:
+        found = [future.result() for future in [executor.submit(seen) for _ in range(count)]]
+    assert {number for each in found for number in each} == {1}
     assert blas_threads() == before
 
 

@@ -7,7 +7,7 @@ import pytest
 from halfpint.pipeline import verbs
 from halfpint.pipeline.options import CalibrationOptions, MeasureOptions, QuantizeOptions
 
-OPTIONS = MeasureOptions(tokens=700, window_tokens=233)
+OPTIONS = MeasureOptions(tokens=300, window_tokens=150)
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,14 @@ def figures(rounded):
     return repr(verbs.measure(rounded, "demo", OPTIONS).quality)
 
 
+@pytest.mark.bits
 def test_figures_are_the_same_beside_other_work(rounded, tmp_path, threads):
     threads(2)
     alone = figures(rounded)
-    calibrated = QuantizeOptions(bits=3, calibrate=True, calibration=CalibrationOptions(tokens=2000), measure=None)
+    calibrated = QuantizeOptions(bits=3, calibrate=True, calibration=CalibrationOptions(tokens=600), measure=None)
     with ThreadPoolExecutor(5) as executor:
         jobs = [executor.submit(verbs.quantize, "demo", tmp_path / f"{n}.gguf", calibrated) for n in range(2)]
-        together = [executor.submit(figures, rounded) for _ in range(6)]
+        together = [executor.submit(figures, rounded) for _ in range(5)]
         assert {future.result() for future in together} == {alone}
         first, second = (job.result().output.read_bytes() for job in jobs)
     assert first == second

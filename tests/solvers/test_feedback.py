@@ -99,18 +99,20 @@ def test_the_inputs_are_not_changed():
     assert all(np.array_equal(array, copy) for array, copy in zip(arrays, before, strict=True))
 
 
-@pytest.mark.parametrize("columns", [machine.WIDE_COLUMNS + 64, machine.WIDE_COLUMNS + 77])
+@pytest.mark.bits
+@pytest.mark.parametrize("columns", [300, machine.WIDE_COLUMNS + 64, machine.WIDE_COLUMNS + 77])
 @pytest.mark.parametrize("rows", [1, 7, 130])
 def test_a_wide_weight_gets_the_same_codes_on_any_number_of_threads(rows, columns, threads):
     original, told = weight(rows, columns), statistics(inputs(columns), lambda part: part[:, :rows] * 0.01)
     found = []
-    for count in (1, 2):
+    for count in (1, 2, 3):
         threads(count)
         solved = feedback.solve(original, replace(told, kept=Kept()), formats.by_name("int4-g128"))
         found.append((solved.losses, {name: part.tobytes() for name, part in solved.quantized.parts.items()}))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_gives_the_same_bytes_twice(name):
     original, told = weight(16), statistics(inputs())

@@ -5,9 +5,9 @@ level3_thread.c), and each of its kernels in its own way. What is wide is cut in
 made side by side. So the order of every sum follows from shapes, and bits differ between kernels of BLAS, that is
 between classes of processors, and by nothing else.
 
-A row of a product must not depend on the rows beside it either, for text may be cut anywhere: sums are filled up with
-zeros to a multiple of `_SUM`, and never fewer than `_ROWS` vectors are multiplied at once, because products of single
-vectors go another way.
+The bits of a row may depend on its place among the others: kernels of Haswell take 12 at a time, and not all of them in
+one order. So callers cut text by the sizes of text and model alone. Sums are filled up with zeros to a multiple of
+`_SUM`, and never fewer than `_ROWS` vectors are multiplied at once, because products of single vectors go another way.
 
 NumPy cannot add a product to a matrix, so what is added is made in strips that are still in the cache when they are
 added. Small strips spare memory, large ones spare BLAS from rearranging the other factor for each.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import LibController, ThreadpoolController
 
 from halfpint.errors import UsageError
 from halfpint.kernels import _native
@@ -87,48 +87,71 @@ def keep_freed_memory(kept_bytes: int) -> None:
     _native.keep_freed_memory(kept_bytes)
 
 
-class _Exclusive:
-    """Limits that hold for the whole process while any thread of it needs them: the last to leave lifts them."""
+class _OneThread:
+    """One thread of BLAS for each product, held as long as any thread of the process needs it.
+
+    Most libraries have one limit for the process: the first block imposes it and the last one lifts it. With OpenMP
+    each thread of the process has a limit of its own, and every thread imposes it on itself.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._depth = 0
-        self._lift: Callable[[], None] = lambda: None
+        self._blocks = 0
+        self._before: list[tuple[LibController, int]] = []
 
     @contextmanager
-    def held(self, impose: Callable[[], Callable[[], None]]) -> Iterator[None]:
-        """Impose limits unless they hold already; `impose` gives what lifts them."""
+    def held(self) -> Iterator[None]:
+        """Impose the limit until the block is left."""
+        own = self.impose_here()
         with self._lock:
-            if self._depth == 0:
-                self._lift = impose()
-            self._depth += 1
+            self._blocks += 1
+            if self._blocks == 1:
+                self._before = _limit(library for library in _blas() if not _limited_by_thread(library))
         try:
             yield
         finally:
             with self._lock:
-                self._depth -= 1
-                if self._depth == 0:
-                    self._lift()
+                self._blocks -= 1
+                if self._blocks == 0:
+                    _restore(self._before)
+            _restore(own)
+
+    def impose_here(self) -> list[tuple[LibController, int]]:
+        """Impose it on the calling thread, where threads have limits of their own; give what they were."""
+        return _limit(library for library in _blas() if _limited_by_thread(library))
 
 
-_BLAS = _Exclusive()
-_PIECE = threading.local()
+def _limited_by_thread(library: LibController) -> bool:
+    return getattr(library, "threading_layer", None) == "openmp"
+
+
+def _limit(libraries: Iterable[LibController]) -> list[tuple[LibController, int]]:
+    before = [(library, library.num_threads) for library in libraries]
+    _restore([(library, 1) for library, _ in before])
+    return before
+
+
+def _restore(limits: Iterable[tuple[LibController, int]]) -> None:
+    for library, count in limits:
+        # Newer threadpoolctl lets only one thread at a time set limits, and ignores all others without a word.
+        release = getattr(library, "clear_controlling_thread", lambda **_: None)
+        release(force=True)
+        library.set_num_threads(count)
+        release(force=True)
+
+
+_BLAS = _OneThread()
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Give each product of NumPy and SciPy one thread, until the block is left.
+    """Give each product of NumPy one thread, until the block is left.
 
     With more, the order of a sum would depend on their number. What is wide is cut into pieces by its shape alone, and
     these are made side by side: see `halfpint.kernels.blas`. Several Python threads may be in such blocks at a time:
-    the limit, which is the process's, holds until the last of them has left.
+    a limit of the process holds until the last of them has left.
     """
-
-    def impose() -> Callable[[], None]:
-        lift: Callable[[], None] = _libraries().limit(limits=1, user_api="blas").restore_original_limits
-        return lift
-
-    with _BLAS.held(impose):
+    with _BLAS.held():
         yield
 
 
@@ -151,14 +174,20 @@ def side_by_side(pieces: Sequence[Callable[[], _Result]]) -> list[_Result]:
     with one_blas_thread():
         if count == 1 or len(pieces) == 1:
             return [piece() for piece in pieces]
-        with ThreadPoolExecutor(count, initializer=_native.use_one_thread_here) as executor:
+        with ThreadPoolExecutor(count, initializer=_work_alone) as executor:
             return [future.result() for future in [executor.submit(piece) for piece in pieces]]
 
 
+def _work_alone() -> None:
+    """Give the calling thread, of a pool, one thread for its native work and for its products."""
+    _native.use_one_thread_here()
+    _BLAS.impose_here()
+
+
 @lru_cache(maxsize=1)
-def _libraries() -> ThreadpoolController:
+def _blas() -> tuple[LibController, ...]:
     """The BLAS libraries of this process: they are all loaded with this package."""
-    return ThreadpoolController()
+    return tuple(library for library in ThreadpoolController().lib_controllers if library.user_api == "blas")
 
 
 def peak_memory_bytes() -> int:

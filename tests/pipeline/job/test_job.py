@@ -85,6 +85,7 @@ def test_every_tensor_is_accounted_for_and_the_plan_knows_the_size(tiny, tmp_pat
         assert error <= bound_of(tensor.planned), tensor.planned.name
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("container", "wish"), JOBS, ids=str)
 def test_the_same_job_gives_the_same_bytes_on_one_thread_and_on_two(tiny, tmp_path, container, wish, threads):
     outputs = []
