@@ -187,3 +187,12 @@ def save(tokenizer: Tokenizer, folder: Path, **settings: Any) -> Path:
     bos, eos = ("<s>", "</s>") if "</s>" in names else ("<|begin|>", "<|end|>")
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": bos, "eos_token": eos, **settings}))
     return folder
+
+
+def with_a_word_beyond_merges(steps: Sequence[Any]) -> Tokenizer:
+    """A byte-level BPE that looks whole words up first, and has one that its merges never make."""
+    tokenizer = byte_level(steps, ignore_merges=True)
+    spelled = json.loads(tokenizer.to_str())
+    vocabulary = spelled["model"]["vocab"]
+    vocabulary["xqzj"] = max(vocabulary.values()) + 2  # one more is the added token
+    return Tokenizer.from_str(json.dumps(spelled))

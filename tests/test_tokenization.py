@@ -173,7 +173,7 @@ UNSAYABLE: Mapping[str, tuple[Callable[[], HfTokenizer], str]] = {
     "lower case": (lambda: with_normalizer(normalizers.Lowercase()), "Lowercase"),
     "NFKC": (lambda: with_normalizer(normalizers.NFKC()), "NFKC"),
     "ignored merges": (
-        lambda: made_tokenizers.byte_level(QWEN2_STEPS, ignore_merges=True),
+        lambda: made_tokenizers.with_a_word_beyond_merges(QWEN2_STEPS),
         "ignore_merges True",
     ),
     "two tokens before": (lambda: with_template("<|begin|> <|end|> $A"), "one token before"),

@@ -11,7 +11,7 @@ import pytest
 
 import gguf_bytes as g
 from gguf_bytes import SOUND
-from gguf_hostile_cases import CASES, byte_level, spm
+from gguf_hostile_cases import CASES, IMPERFECT, byte_level, spm
 from halfpint.checkpoints import open_checkpoint
 from halfpint.checkpoints.gguf import GGUF
 from halfpint.errors import CheckpointError, UnsupportedError
@@ -46,6 +46,16 @@ def test_the_error_says_what_is_wrong(name: str, tmp_path: Path) -> None:
     with pytest.raises((CheckpointError, UnsupportedError)) as caught:
         open_and_tokenize(path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", IMPERFECT)
+def test_what_every_other_tool_loads_is_loaded_and_said(name: str, tmp_path: Path) -> None:
+    data, note = IMPERFECT[name]
+    path = tmp_path / "model.gguf"
+    path.write_bytes(data)
+    checkpoint = open_checkpoint(path)
+    notes = load_tokenizer(checkpoint).notes
+    assert [found for found in notes if note and note in found] if note else not notes
 
 
 def test_every_case_keeps_within_two_seconds_and_200_megabytes(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from halfpint.checkpoints.gguf_layout import GgufLayout
 from halfpint.checkpoints.gguf_metadata import GgufValue, ValueType, array, boolean, text, texts, uint32
 from halfpint.checkpoints.gguf_names import Place, places
 from halfpint.checkpoints.gguf_reader import GgufCheckpoint
-from halfpint.checkpoints.gguf_tokenizer import tokenizer_metadata
+from halfpint.checkpoints.gguf_tokenizer import ADDED_TOKENS_KEY, tokenizer_metadata
 from halfpint.checkpoints.gguf_types import TYPE_OF_DTYPE, TYPE_OF_FORMAT, TYPES, GgmlType, file_type
 from halfpint.checkpoints.gguf_writer import GgufWriter
 from halfpint.checkpoints.staging import Staging, staged
@@ -232,20 +232,22 @@ def _metadata(source: Checkpoint, stored: Sequence[tuple[str, tuple[int, ...], G
     folder = source.path if source.path.is_dir() else source.path.parent
     tokenizer = tokenizer_metadata(folder, source.config)
     name = source.path.resolve().name
-    named = {"general.name": text(name)} if _may_be_named(name, source.config, tokenizer) else {}
+    named = _named(name, source.config, tokenizer)
     return config | {"general.type": text("model")} | named | own | tokenizer
 
 
-def _may_be_named(name: str, config: Mapping[str, Any], tokenizer: Mapping[str, GgufValue]) -> bool:
-    """Whether a name changes nothing but what is shown.
+def _named(name: str, config: Mapping[str, Any], tokenizer: Mapping[str, GgufValue]) -> dict[str, GgufValue]:
+    """Give a name under which llama.cpp treats the spaces after special tokens as the tokenizer does; or none.
 
-    llama.cpp cuts spaces after special tokens in every model whose name says Phi-3, and does not load the file when
-    some token of that model's is missing (`impl::load` in its llama-vocab.cpp).
+    llama.cpp takes them away in every model whose name says Phi-3, and does not load the file when some token of that
+    model's is missing (`impl::load` in its llama-vocab.cpp).
     """
-    if not any(word in name.lower() for word in ("phi-3", "phi3")):
-        return True
     tokens = tokenizer.get("tokenizer.ggml.tokens")
-    return config.get("model_type") == "phi3" and tokens is not None and set(tokens.data) >= _PHI3_TOKENS
+    complete = config.get("model_type") == "phi3" and tokens is not None and set(tokens.data) >= _PHI3_TOKENS
+    says_so = any(word in name.lower() for word in ("phi-3", "phi3"))
+    if complete and ADDED_TOKENS_KEY in tokenizer and not says_so:
+        return {"general.name": text(f"{name} (Phi-3)")}
+    return {} if says_so and not complete else {"general.name": text(name)}
 
 
 def _value(key: str, value: families.GgufValue) -> GgufValue:

@@ -37,6 +37,14 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 SPACE_PREFIX_KEY = "halfpint.space_prefix"
 """Our own key, for what `tokenizer.ggml.add_space_prefix` cannot say: a `SpacePrefix`."""
 
+STOP_TOKENS_KEY = "halfpint.eos_token_ids"
+"""Our own key: all tokens that end an answer. GGUF has roles for three."""
+
+ADDED_TOKENS_KEY = "halfpint.added_tokens"
+"""Our own key, JSON: by id, what added tokens do with the text around them, where that is anything."""
+
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+
 _GGUF_PREFIXES = (SpacePrefix.ALWAYS, SpacePrefix.NEVER)
 
 
@@ -96,6 +104,7 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Ggu
         keys = _byte_level_keys(spelled, vocabulary)
     else:
         keys = _sentencepiece_keys(spelled, vocabulary)
+    keys |= _added_keys(spelled)
     keys["tokenizer.ggml.token_type"] = array(np.array(vocabulary.types), ValueType.INT32)
     return keys | _special_keys(files.tokenizer, files.special) | _template_keys(files)
 
@@ -122,7 +131,7 @@ def _vocabulary(spelled: Mapping[str, Any], config: Mapping[str, Any]) -> _Vocab
     unknown = spelled["model"].get("unk_token")
     bytes_are_tokens = not _is_byte_level(spelled)  # else they are spelled as letters
     for token_id in range(count):
-        token, kind = _token(by_id.get(token_id), added.get(token_id), token_id)
+        token, kind = _token(by_id.get(token_id), added.get(token_id), token_id, spaces=bytes_are_tokens)
         tokens.append(token)
         if token == unknown:
             kind = TokenType.UNKNOWN
@@ -134,15 +143,28 @@ def _vocabulary(spelled: Mapping[str, Any], config: Mapping[str, Any]) -> _Vocab
     return _Vocabulary(tokens, types)
 
 
-def _token(token: str | None, added: Mapping[str, Any] | None, token_id: int) -> tuple[str, TokenType]:
+def _token(token: str | None, added: Mapping[str, Any] | None, token_id: int, *, spaces: bool) -> tuple[str, TokenType]:
+    """Text and type; `spaces`: whether the tokenizer writes spaces as `METASPACE`."""
     if token is None:
         return f"[PAD{token_id}]", TokenType.UNUSED  # as llama.cpp's converter fills rows without a token
     if added is None:
         return token, TokenType.NORMAL
     if added.get("special"):
         return token, TokenType.CONTROL
-    # A token that is matched in normalized text is spelled as it is in plain text.
-    return token.replace(METASPACE, " ") if added.get("normalized") else token, TokenType.USER_DEFINED
+    # A token that is matched in normalized text, or made of spaces alone, is spelled as it is in plain text.
+    if spaces and (added.get("normalized") or set(token) == {METASPACE}):
+        token = token.replace(METASPACE, " ")
+    return token, TokenType.USER_DEFINED
+
+
+def _added_keys(spelled: Mapping[str, Any]) -> dict[str, GgufValue]:
+    """What added tokens do with the text around them, for which GGUF has no words."""
+    told = {}
+    for entry in spelled.get("added_tokens") or ():
+        flags = [flag for flag in _FLAGS if entry.get(flag)]
+        if flags and flags != ["normalized"]:
+            told[str(entry["id"])] = {"content": entry["content"], **dict.fromkeys(flags, True)}
+    return {ADDED_TOKENS_KEY: text(json.dumps(told, ensure_ascii=False, sort_keys=True))} if told else {}
 
 
 def _is_byte_level(spelled: Mapping[str, Any]) -> bool:
@@ -195,6 +217,8 @@ def _special_keys(tokenizer: tokenizers.Tokenizer, special: SpecialTokens) -> di
         "padding": special.pad_id,
     }
     keys = {f"tokenizer.ggml.{role}_token_id": uint32(token) for role, token in named.items() if token is not None}
+    if ends:
+        keys[STOP_TOKENS_KEY] = array(np.array(ends), ValueType.UINT32)
     keys["tokenizer.ggml.add_bos_token"] = boolean(bool(before))
     keys["tokenizer.ggml.add_eos_token"] = boolean(bool(after))
     return keys

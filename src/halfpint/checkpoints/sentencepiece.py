@@ -111,6 +111,8 @@ def scores_of_merges(
         if joined == last:
             continue
         token_id = ids.get(joined)
+        if token_id is not None and not normal[token_id]:
+            continue  # an added token: matched before anything is joined
         if token_id is None or scores[token_id]:
             raise UnsupportedError(
                 f"the merges of tokenizer.json join {joined!r} out of turn, which scores cannot say; "

@@ -12,8 +12,15 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from halfpint.checkpoints import pretokenizers
 from halfpint.checkpoints.gguf_metadata import Metadata
-from halfpint.checkpoints.gguf_tokenizer import BYTE_TOKEN, SPACE_PREFIX_KEY, TokenType
+from halfpint.checkpoints.gguf_tokenizer import (
+    ADDED_TOKENS_KEY,
+    BYTE_TOKEN,
+    SPACE_PREFIX_KEY,
+    STOP_TOKENS_KEY,
+    TokenType,
+)
 from halfpint.checkpoints.sentencepiece import METASPACE, SpacePrefix, merges_of_scores
+from halfpint.checkpoints.strict_json import parse_json
 from halfpint.checkpoints.tokenizer_files import LARGEST_TEMPLATE, LARGEST_VOCABULARY, SpecialTokens, tokenizer_errors
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.tokenization.tokenizer import Tokenizer
@@ -36,6 +43,12 @@ _ENDS = (
 )
 
 
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+_NORMALIZED = {"normalized": False}
+# Special tokens of Phi-3 after which llama.cpp leaves the space.
+_PHI3_KEPT = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+
+
 @dataclass(frozen=True, slots=True)
 class _Vocabulary:
     """Tokens in the order of their ids, and the type of each."""
@@ -44,11 +57,18 @@ class _Vocabulary:
     ids: Mapping[str, int]
     types: NDArray[np.int64]
     file: str
+    decoded_as: Mapping[int, int]
+    """Tokens whose text another one has, by the id of that one; -1 for tokens without text."""
+    notes: list[str]
 
     def of_types(self, *types: TokenType) -> dict[str, int]:
         """Tokens of these types, with their ids."""
         chosen = np.isin(self.types, [int(kind) for kind in types])
-        return {self.tokens[token_id]: token_id for token_id in np.flatnonzero(chosen).tolist()}
+        return {
+            self.tokens[token_id]: token_id
+            for token_id in np.flatnonzero(chosen).tolist()
+            if token_id not in self.decoded_as
+        }
 
 
 def spells_tokenizer(metadata: Metadata) -> bool:
@@ -80,13 +100,13 @@ def tokenizer_from_metadata(metadata: Metadata) -> Tokenizer:
             model, adds_bos = _byte_level(metadata, vocabulary)
         else:
             model, adds_bos = _sentencepiece(metadata, vocabulary, special), True
-        _add_special(model, vocabulary)
+        _add_special(model, vocabulary, _added(metadata, vocabulary))
     before = _around(metadata, "bos", special.bos_id, adds_bos)
     after = _around(metadata, "eos", next(iter(special.eos_ids), None), False)
     template = metadata.text("tokenizer.chat_template")
     if template is not None and len(template) > LARGEST_TEMPLATE:
         raise CheckpointError(f"{metadata.file}: the chat template has {len(template)} characters; it is not read")
-    return Tokenizer(model, special, before, after, template)
+    return Tokenizer(model, special, before, after, template, tuple(vocabulary.notes), vocabulary.decoded_as)
 
 
 def _vocabulary(metadata: Metadata) -> _Vocabulary:
@@ -102,34 +122,56 @@ def _vocabulary(metadata: Metadata) -> _Vocabulary:
         raise CheckpointError(f"{metadata.file}: {_KEY}token_type has {len(types)} entries for {len(tokens)} tokens")
     if types.min() < 0 or types.max() > max(TokenType):
         raise CheckpointError(f"{metadata.file}: {_KEY}token_type holds {types.min()} to {types.max()}; 0 to 6 exist")
+    if max(map(len, tokens)) > _LONGEST_TOKEN:
+        raise CheckpointError(f"{metadata.file}: a token is longer than {_LONGEST_TOKEN} characters")
+    notes: list[str] = []
+    decoded_as = _repeated(tokens, notes)
     ids = {token: token_id for token_id, token in enumerate(tokens)}
-    if len(ids) != len(tokens):
-        twice = next(token for token_id, token in enumerate(tokens) if ids[token] != token_id)
-        raise CheckpointError(f"{metadata.file}: the token {twice[:80]!r} is in the vocabulary twice")
-    longest = max(map(len, tokens))
-    if "" in ids or longest > _LONGEST_TOKEN:
-        raise CheckpointError(f"{metadata.file}: a token is empty, or longer than {_LONGEST_TOKEN} characters")
-    return _Vocabulary(tokens, ids, types, metadata.file)
+    return _Vocabulary(tokens, ids, types, metadata.file, decoded_as, notes)
 
 
-def _id(metadata: Metadata, role: str, size: int) -> int | None:
-    key = f"{_KEY}{role}_token_id"
+def _repeated(tokens: list[str], notes: list[str]) -> dict[int, int]:
+    """Give tokens that are empty or read like an earlier one a name that no text makes; -1, or that one's id."""
+    first: dict[str, int] = {}
+    found: dict[int, int] = {}
+    for token_id, token in enumerate(tokens):
+        if not token:
+            found[token_id] = -1
+        elif first.setdefault(token, token_id) != token_id:
+            found[token_id] = first[token]
+    for token_id, other in found.items():
+        said = "is empty" if other < 0 else f"reads like token {other}, {tokens[token_id][:40]!r}, and is never made"
+        notes.append(f"token {token_id} of the vocabulary {said}")
+        name = f"[UNREACHABLE {token_id}]"
+        while name in first:
+            name += "]"
+        tokens[token_id] = name
+    return found
+
+
+def _id(metadata: Metadata, role: str, vocabulary: _Vocabulary) -> int | None:
+    """A token with a part; none where the number is no token's, which is noted."""
+    key, size = f"{_KEY}{role}_token_id", len(vocabulary.tokens)
     token = metadata.integer(key)
-    if token is not None and not 0 <= token < size:
-        raise CheckpointError(f"{metadata.file}: {key} is {token}; the vocabulary has {size} tokens")
-    return token
+    if token is None or 0 <= token < size:
+        return token
+    if 0 <= token < (1 << 32) - 1:  # -1 means none
+        vocabulary.notes.append(f"{key} is {token}, which is ignored: the vocabulary has {size} tokens")
+    return None
 
 
 def _special_tokens(metadata: Metadata, vocabulary: _Vocabulary) -> SpecialTokens:
-    size = len(vocabulary.tokens)
-    ends = [_id(metadata, role, size) for role in ("eos", "eot", "eom")]
+    ends = [_id(metadata, role, vocabulary) for role in ("eos", "eot", "eom")]
     control = vocabulary.of_types(TokenType.CONTROL)
     ends += [control.get(text) for text in _ENDS]
     eos_ids = tuple(dict.fromkeys(token for token in ends if token is not None))
-    unknown = _id(metadata, "unknown", size)
+    said = metadata.integers(STOP_TOKENS_KEY)
+    if said is not None:
+        eos_ids = tuple(token for token in said.tolist() if 0 <= token < len(vocabulary.tokens))
+    unknown = _id(metadata, "unknown", vocabulary)
     if unknown is None:
         unknown = next(iter(vocabulary.of_types(TokenType.UNKNOWN).values()), None)
-    return SpecialTokens(_id(metadata, "bos", size), eos_ids, unknown, _id(metadata, "padding", size))
+    return SpecialTokens(_id(metadata, "bos", vocabulary), eos_ids, unknown, _id(metadata, "padding", vocabulary))
 
 
 def _around(metadata: Metadata, role: str, token: int | None, default: bool) -> tuple[int, ...]:
@@ -170,14 +212,17 @@ def _merges(metadata: Metadata, vocabulary: _Vocabulary) -> list[tuple[str, str]
     if stored is None:
         raise CheckpointError(f"{metadata.file}: {_KEY}merges is missing")
     ids = vocabulary.ids
-    merges = []
+    merges, unusable = [], 0
     for index, merge in enumerate(stored):
         first, space, second = merge.partition(" ")
         if not (first and space and second) or " " in second:
             raise CheckpointError(f"{metadata.file}: {_KEY}merges[{index}] is {merge[:80]!r}, not two tokens")
         if first not in ids or second not in ids or first + second not in ids:
-            raise CheckpointError(f"{metadata.file}: {_KEY}merges[{index}] joins {merge[:80]!r}, which are no tokens")
+            unusable += 1
+            continue
         merges.append((first, second))
+    if unusable:
+        vocabulary.notes.append(f"{unusable} of {len(stored)} merges join what are no tokens, and are skipped")
     return merges
 
 
@@ -193,7 +238,7 @@ def _sentencepiece(metadata: Metadata, vocabulary: _Vocabulary, special: Special
         if BYTE_TOKEN.fullmatch(token) is None:
             raise CheckpointError(f"{metadata.file}: token {token_id} is a byte, but reads {token[:80]!r}, not <0xNN>")
     if single_bytes and len(single_bytes) != 256:
-        raise CheckpointError(f"{metadata.file}: {len(single_bytes)} of 256 byte tokens are there")
+        vocabulary.notes.append(f"{256 - len(single_bytes)} of 256 byte tokens are missing; such bytes are unknown")
     merges = merges_of_scores(vocabulary.of_types(TokenType.NORMAL, TokenType.UNUSED), scores)
     model = tokenizers.Tokenizer(
         models.BPE(
@@ -236,9 +281,38 @@ def _put_spaces(model: tokenizers.Tokenizer, prefix: SpacePrefix) -> None:
             model.pre_tokenizer = pre_tokenizers.Metaspace(METASPACE, prepend_scheme="first", split=False)
 
 
-def _add_special(model: tokenizers.Tokenizer, vocabulary: _Vocabulary) -> None:
+_Flags = Mapping[int, dict[str, bool]]
+
+
+def _added(metadata: Metadata, vocabulary: _Vocabulary) -> _Flags:
+    """By id, what added tokens do with the text around them: by our own key, else by llama.cpp's rule.
+
+    llama.cpp (`impl::load` in its llama-vocab.cpp) has no word for that in the file. It takes the space after special
+    tokens away in models whose name says Phi-3.
+    """
+    said = metadata.text(ADDED_TOKENS_KEY)
+    if said is None:
+        name = (metadata.text("general.name") or "").lower()
+        if not any(word in name for word in ("phi-3", "phi3")):
+            return {}
+        special = vocabulary.of_types(TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
+        return {token_id: {"rstrip": True} for token, token_id in special.items() if token not in _PHI3_KEPT}
+    told = parse_json(said.encode(), f"{metadata.file}: {ADDED_TOKENS_KEY}")
+    found = {}
+    for key, value in told.items() if isinstance(told, dict) else ():
+        flags = {flag: True for flag in _FLAGS if isinstance(value, dict) and value.get(flag) is True}
+        if key.isdecimal() and int(key) < len(vocabulary.tokens):
+            found[int(key)] = flags
+    return found
+
+
+def _add_special(model: tokenizers.Tokenizer, vocabulary: _Vocabulary, added: _Flags) -> None:
     """Have special and user-defined tokens matched in the text before anything else."""
     control = vocabulary.of_types(TokenType.CONTROL, TokenType.UNKNOWN)
-    model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    model.add_special_tokens(
+        [AddedToken(text, special=True, **_NORMALIZED | added.get(number, {})) for text, number in control.items()]
+    )
     defined = vocabulary.of_types(TokenType.USER_DEFINED)
-    model.add_tokens([AddedToken(token, special=False, normalized=False) for token in defined])
+    model.add_tokens(
+        [AddedToken(text, special=False, **_NORMALIZED | added.get(number, {})) for text, number in defined.items()]
+    )

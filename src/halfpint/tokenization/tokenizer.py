@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import tokenizers
@@ -34,6 +34,8 @@ class Tokenizer:
         Jinja source.
     notes : tuple of str
         What the files say of it that is ignored, or that the model cannot follow.
+    decoded_as : Mapping of int to int
+        Tokens whose text another one has, by the id of that one; -1 for tokens without text. They are never made.
     """
 
     model: tokenizers.Tokenizer
@@ -42,6 +44,7 @@ class Tokenizer:
     after: tuple[int, ...]
     chat_template: str | None
     notes: tuple[str, ...] = ()
+    decoded_as: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def vocab_size(self) -> int:
@@ -94,6 +97,8 @@ class Tokenizer:
         """
         if any(not 0 <= token < 1 << 32 for token in ids):
             raise UsageError(f"these are no token ids: {list(ids)[:10]}")
+        if self.decoded_as:
+            ids = [known for token in ids if (known := self.decoded_as.get(token, token)) >= 0]
         with tokenizer_errors("the tokenizer"):
             text = str(self.model.decode(list(ids), skip_special_tokens=True))
             return text if _BROKEN not in text else decode_bytes_apart(self.model, ids, text)
