@@ -13,13 +13,13 @@ from halfpint.tensors import Format
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Tensors whose name matches `pattern` get `format`.
+    """Tensors whose name matches `pattern` get `format`; without one they are left out.
 
     `pattern` is a shell glob over the Hugging Face name (`*down_proj*`), or a regular expression after `re:`.
     """
 
     pattern: str
-    format: Format
+    format: Format | None
 
     def matches(self, name: str) -> bool:
         """Whether the rule speaks of the tensor of this name."""
@@ -78,6 +78,8 @@ class Plan:
         Exact size of the whole output's weight files: tensors, scales, headers and padding.
     parameters : int
         Parameters of the model; tied tensors count once.
+    notes : tuple of str
+        What is odd about the source and how it was read, and what engines will do otherwise than the original.
     """
 
     container: str
@@ -85,6 +87,7 @@ class Plan:
     dropped: tuple[tuple[str, str], ...]
     nbytes: int
     parameters: int
+    notes: tuple[str, ...] = ()
 
     @property
     def bits_per_weight(self) -> float:

@@ -3,7 +3,7 @@
 HOSTILE = {
     "empty": b"",
     "not UTF-8": b'{"a":"\xff"}',
-    "byte order mark": b"\xef\xbb\xbf{}",
+    "two byte order marks": b"\xef\xbb\xbf" * 2 + b"{}",
     "UTF-16": '{"a":1}'.encode("utf-16"),
     "key twice": b'{"a":1,"a":1}',
     "key twice, once escaped": b'{"a":1,"\\u0061":2}',

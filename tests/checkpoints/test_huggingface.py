@@ -14,7 +14,7 @@ from json_cases import HOSTILE
 from small_folders import INDEX, arrays, folder, save
 
 from halfpint import formats
-from halfpint.checkpoints import open_checkpoint, read_float32, same_values
+from halfpint.checkpoints import open_checkpoint, read_float32
 from halfpint.checkpoints.checkpoint import Checkpoint, OutputTensor
 from halfpint.checkpoints.huggingface import HuggingFace
 from halfpint.errors import CheckpointError, UnsupportedError, UsageError, VerificationError
@@ -31,6 +31,11 @@ def copies(checkpoint: Checkpoint) -> list[OutputTensor]:
     return [OutputTensor(name, spec.shape, spec.format, spec.dtype) for name, spec in checkpoint.tensors.items()]
 
 
+def in_reach(array: np.ndarray) -> np.ndarray:
+    """F64 is read as float32."""
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_tensors_read_as_they_were_stored_whatever_the_shards(shards: int, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(folder(tmp_path / "model", shards=shards))
@@ -40,9 +45,10 @@ def test_tensors_read_as_they_were_stored_whatever_the_shards(shards: int, tmp_p
     for name, array in arrays().items():
         spec = checkpoint.tensors[name]
         assert (spec.shape, spec.nbytes) == (array.shape, array.nbytes)
-        assert checkpoint.read(name).tobytes() == array.tobytes()
+        read = in_reach(array)
+        assert checkpoint.read(name).tobytes() == read.tobytes()
         if array.ndim > 1:
-            assert checkpoint.read(name, 0, len(array) // 2).tobytes() == array[: len(array) // 2].tobytes()
+            assert checkpoint.read(name, 0, len(array) // 2).tobytes() == read[: len(array) // 2].tobytes()
     assert checkpoint.weight_bytes == sum(path.stat().st_size for path in checkpoint.path.glob("*.safetensors"))
     assert read_float32(checkpoint, "model.double").dtype == np.float32
     with pytest.raises(UsageError, match="int64"):
@@ -104,7 +110,7 @@ def test_what_is_written_reads_back_and_the_size_is_known_before(shard_bytes: in
     assert result.weight_bytes == container.size(checkpoint, outputs)
     assert set(result.tensors) == set(arrays())
     for name, array in arrays().items():
-        assert result.read(name).tobytes() == array.tobytes()
+        assert result.read(name).tobytes() == in_reach(array).tobytes()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
@@ -302,20 +308,6 @@ def test_a_configuration_that_asks_for_programs_is_only_read(tmp_path: Path) -> 
     HuggingFace().create(tmp_path / "out", checkpoint, []).finish()
     assert not (tmp_path / "canary").exists()
     assert not {name for name in set(sys.modules) - before if "evil" in name or name == "configuration"}
-
-
-def test_a_head_that_repeats_its_embedding_is_told(tmp_path: Path) -> None:
-    embedding = np.random.default_rng(1).normal(size=(3000, 3000)).astype(np.float32)
-    changed = embedding.copy()
-    changed[2999, 2999] += 1
-    vector = np.ones(3, np.float32)
-    stored = {"embedding": embedding, "same": embedding, "changed": changed, "halves": embedding.astype(np.float16)}
-    save(tmp_path / "m.safetensors", {**stored, "short": embedding[:5], "a": vector, "b": vector})
-    checkpoint = open_checkpoint(tmp_path / "m.safetensors")
-    assert same_values(checkpoint, "embedding", "same")
-    assert same_values(checkpoint, "a", "b")
-    for other in ("changed", "halves", "short"):
-        assert not same_values(checkpoint, "embedding", other)
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "text file", "missing"])

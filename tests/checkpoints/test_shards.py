@@ -57,11 +57,6 @@ def _replace_first(path: Path, make: Callable[[Path], object]) -> None:
     make(first)
 
 
-def _tensor_in_two_shards(path: Path) -> None:
-    save(path / "model-3.safetensors", {"model.norm.weight": np.zeros(3, np.float32), "x": np.zeros(1, np.float32)})
-    _remap(path, {"x": "model-3.safetensors"})
-
-
 def _names_that_differ_in_case(path: Path) -> None:
     first, _ = _two_names(path)
     other = path / f"M{first.name[1:]}"
@@ -71,9 +66,7 @@ def _names_that_differ_in_case(path: Path) -> None:
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "tensor only in the index": lambda path: _remap(path, {"model.ghost": _two_names(path)[0].name}),
-    "tensor only in a shard": lambda path: _remap(path, {"model.norm.weight": None}),
     "tensors in the other shard": lambda path: _remap(path, dict.fromkeys(arrays(), _two_names(path)[0].name)),
-    "tensor in two shards": _tensor_in_two_shards,
     "names that differ in case": _names_that_differ_in_case,
     "shard is a folder": lambda path: _replace_first(path, Path.mkdir),
     "shard is a device": lambda path: _replace_first(path, lambda first: first.symlink_to("/dev/zero")),
@@ -91,6 +84,36 @@ def test_index_and_shards_must_agree(change: str, tmp_path: Path) -> None:
     CHANGES[change](path)
     with pytest.raises(CheckpointError):
         open_checkpoint(path)
+
+
+def test_the_index_decides_which_copy_counts(tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", shards=2)
+    new = np.full(16, 7, np.float32)
+    save(path / "overlay.safetensors", {"model.norm.weight": new, "left.over": np.zeros(2, np.float32)})
+    _remap(path, {"model.norm.weight": "./overlay.safetensors"})
+    checkpoint = open_checkpoint(path)
+    assert np.array_equal(checkpoint.read("model.norm.weight"), new)
+    assert set(checkpoint.tensors) == set(arrays())
+    assert len(checkpoint.notes) == 2
+    assert any("another model.norm.weight" in note and "overlay" in note for note in checkpoint.notes)
+    assert any("left.over" in note for note in checkpoint.notes)
+
+
+@pytest.mark.parametrize("name", ["../overlay.safetensors", "./../overlay.safetensors", ".//etc/x.safetensors"])
+def test_paths_stay_in_the_folder(name: str, tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", shards=2)
+    save(tmp_path / "overlay.safetensors", {"model.norm.weight": np.zeros(16, np.float32)})
+    _remap(path, {"model.norm.weight": name})
+    with pytest.raises(CheckpointError, match="plain name"):
+        open_checkpoint(path)
+
+
+def test_tensors_that_the_index_leaves_out_are_noted(tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", shards=2)
+    _remap(path, {"model.norm.weight": None})
+    checkpoint = open_checkpoint(path)
+    assert set(checkpoint.tensors) == set(arrays()) - {"model.norm.weight"}
+    assert "model.norm.weight" in checkpoint.notes[0]
 
 
 @pytest.mark.parametrize(

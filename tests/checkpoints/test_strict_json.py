@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from json_cases import HOSTILE
 
+import tiny_models
 from halfpint.checkpoints.strict_json import parse_json, read_json_object
 from halfpint.errors import CheckpointError
+from halfpint.pipeline import verbs
+from halfpint.pipeline.options import QuantizeOptions
 
 
 @pytest.mark.parametrize(
@@ -45,3 +48,22 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     os.truncate(path, 1 << 40)
     with pytest.raises(CheckpointError, match="more than 1000"):
         read_json_object(path, 1000)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e400"])
+@pytest.mark.parametrize("key", ["initializer_range", "aux_loss_coef", "classifier_dropout"])
+def test_numbers_that_are_not_finite_matter_only_where_they_are_used(word: str, key: str, tmp_path: Path) -> None:
+    tiny_models.save_tiny("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    text = json.dumps(config | {key: "HERE"}).replace('"HERE"', word)
+    (tmp_path / "config.json").write_text(text)
+    verbs.verify(tmp_path)
+    for container in ("gguf", "compressed-tensors"):
+        options = QuantizeOptions(bits=8, container=container, calibrate=False, measure=None)
+        verbs.verify(verbs.quantize(tmp_path, tmp_path.parent / f"{tmp_path.name}.{container}", options).output)
+    for used in ("rms_norm_eps", "rope_theta"):
+        section = {"rope_type": "default", "rope_theta": "HERE"} if used == "rope_theta" else None
+        changed = config | ({"rope_parameters": section} if section else {used: "HERE"})
+        (tmp_path / "config.json").write_text(json.dumps(changed).replace('"HERE"', word))
+        with pytest.raises(CheckpointError, match=used):
+            verbs.plan(tmp_path, QuantizeOptions(bits=8, calibrate=False))

@@ -82,7 +82,7 @@ def test_an_impossible_value_is_named(change, word):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_scaling": {"type": "proportional", "factor": 2.0}}, "proportional"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "mrope_section": [1]}}, "mrope_section"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"hidden_act": "relu"}, "relu"),

@@ -1,10 +1,13 @@
 """A model that goes from a folder into GGUF and out again keeps its tokenizer, or the job says why it cannot."""
 
+import json
+import shutil
+
 import pytest
 
 import made_tokenizers
 from halfpint.checkpoints import open_checkpoint
-from halfpint.errors import UnsupportedError
+from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.models import opening
 from halfpint.pipeline import verbs
 from halfpint.pipeline.options import GenerateOptions, QuantizeOptions
@@ -65,3 +68,37 @@ def test_weights_without_a_tokenizer_stay_without(demo_gguf, tmp_path):
     assert not has_tokenizer(open_checkpoint(folder))
     with pytest.raises(UnsupportedError, match="no tokenizer"):
         load_tokenizer(open_checkpoint(folder))
+
+
+def demo_with(folder, change):
+    """A copy of the demo model whose tokenizer.json is changed."""
+    shutil.copytree(opening.demo_folder(), folder)
+    spelled = json.loads((folder / "tokenizer.json").read_text())
+    change(spelled)
+    (folder / "tokenizer.json").write_text(json.dumps(spelled))
+    return folder
+
+
+def test_verify_names_added_tokens_without_a_row(tmp_path):
+    rows = open_checkpoint(opening.demo_folder()).config["vocab_size"]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+    def add(spelled):
+        spelled["added_tokens"].append({"id": rows, "content": "<image>", **flags})
+
+    notes = verbs.verify(demo_with(tmp_path / "model", add)).notes
+    assert [note for note in notes if "<image>" in note and "no row" in note]
+    assert not [note for note in verbs.verify(opening.demo_folder()).notes if "no row" in note]
+
+
+def test_verify_refuses_the_tokenizer_of_a_larger_model(tmp_path):
+    folder = demo_with(tmp_path / "model", lambda _: None)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "tokenizer.json").write_text(made_tokenizers.byte_level([made_tokenizers.TO_BYTES]).to_str())
+    assert len(made_tokenizers.byte_level([made_tokenizers.TO_BYTES]).get_vocab()) < config["vocab_size"]
+    verbs.verify(folder)
+    spelled = json.loads((folder / "tokenizer.json").read_text())
+    spelled["model"]["vocab"] |= {f"more{n}": config["vocab_size"] + n for n in range(3)}
+    (folder / "tokenizer.json").write_text(json.dumps(spelled))
+    with pytest.raises(CheckpointError, match="rows of embeddings"):
+        verbs.verify(folder)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from halfpint.checkpoints.regular_file import marked_encoding
 from halfpint.errors import CheckpointError, UsageError
 
 LARGEST_TEXT_BYTES = 256 * 2**20
@@ -83,9 +84,10 @@ def read_files(paths: Sequence[Path], render: Render = plain_conversation) -> li
         if path.stat().st_size > LARGEST_TEXT_BYTES:
             raise UsageError(f"text file {path} is larger than {LARGEST_TEXT_BYTES >> 20} MiB; give a part of it")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # a byte order mark is no text
         except UnicodeDecodeError as error:
-            raise UsageError(f"text file {path} is not UTF-8 (byte {error.start}); convert it first") from error
+            found = marked_encoding(error.object) or f"not UTF-8 (byte {error.start})"
+            raise UsageError(f"text file {path} is {found}; convert it to UTF-8 first") from error
         if not text.strip():
             raise UsageError(f"text file {path} is empty")
         sources.append(_source(path.name, text, render))

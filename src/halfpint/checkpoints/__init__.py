@@ -16,32 +16,16 @@ from halfpint.checkpoints.compressed_tensors import CompressedTensors
 from halfpint.checkpoints.gguf import GGUF
 from halfpint.checkpoints.huggingface import HuggingFace
 from halfpint.checkpoints.shards import check_no_pickle
-from halfpint.errors import CheckpointError, UnsupportedError, UsageError
+from halfpint.errors import CheckpointError, UsageError
 from halfpint.formats import decode
 from halfpint.tensors import FloatArray, QuantizedTensor
 
-__all__ = ["CONTAINERS", "container", "open_checkpoint", "read_float32", "same_values"]
+__all__ = ["CONTAINERS", "open_checkpoint", "read_float32"]
 
 CONTAINERS: Mapping[str, Container] = MappingProxyType(
     {entry.name: entry for entry in (GGUF, CompressedTensors(), HuggingFace())}
 )
 """File conventions by the name that the command line uses; the first that recognises a path opens it."""
-
-_SLICE_BYTES = 16_000_000
-
-
-def container(name: str) -> Container:
-    """Look a container up by name.
-
-    Raises
-    ------
-    UnsupportedError
-        If there is none of this name; the message lists those that there are.
-    """
-    try:
-        return CONTAINERS[name]
-    except KeyError:
-        raise UnsupportedError(f"no container {name!r}; there are: {', '.join(CONTAINERS)}") from None
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
@@ -97,27 +81,3 @@ def read_float32(checkpoint: Checkpoint, name: str, start_row: int = 0, end_row:
     if values.dtype.kind in "biu":
         raise UsageError(f"tensor {name!r} holds {values.dtype}, not floating-point weights")
     return values.astype(np.float32, copy=False)
-
-
-def same_values(checkpoint: Checkpoint, first: str, second: str) -> bool:
-    """Whether two tensors hold the same bytes, such as an output head stored beside the embedding it is tied to.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    first, second : str
-        Names of two of its tensors, not quantized; read in slices of about 16 MB.
-    """
-    one, other = checkpoint.tensors[first], checkpoint.tensors[second]
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
-        return False
-    rows = one.shape[0] if one.shape else 1
-    step = max(1, _SLICE_BYTES * rows // max(one.nbytes, 1))
-    for start in range(0, rows, step):
-        end = min(rows, start + step)
-        left, right = checkpoint.read(first, start, end), checkpoint.read(second, start, end)
-        if isinstance(left, QuantizedTensor) or isinstance(right, QuantizedTensor):
-            raise UsageError(f"{first!r} and {second!r} are quantized; only plain tensors are compared")
-        if left.tobytes() != right.tobytes():
-            return False
-    return True

@@ -29,7 +29,12 @@ class Checkpoint(Protocol):
         when the checkpoint has none.
     tensors : Mapping of str to TensorSpec
         In file order.
+    notes : tuple of str
+        What is odd about the files and how it was read: copies that are not used, names that were changed.
     """
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...  # noqa: D102
 
     @property
     def path(self) -> Path: ...  # noqa: D102
@@ -134,6 +139,9 @@ class Container(Protocol):
 
     def refusal(self, tensor: OutputTensor) -> str | None:
         """Why this container cannot hold the tensor in that format; None when it can."""
+
+    def notes(self, source: Checkpoint) -> tuple[str, ...]:
+        """What the container's engines will do otherwise than the source's configuration says; mostly empty."""
 
     def size(self, source: Checkpoint, outputs: Sequence[OutputTensor]) -> int:
         """Exact bytes of the weight files that `create` with the same arguments will write."""

@@ -16,13 +16,13 @@ from typing import Any
 from halfpint.checkpoints.checkpoint import Checkpoint, OutputTensor, Writer
 from halfpint.checkpoints.compressed_modules import compressed_tensors_of
 from halfpint.checkpoints.compressed_schemes import quantization_of, quantization_section, read_schemes
+from halfpint.checkpoints.folder_checkpoint import FolderCheckpoint
 from halfpint.checkpoints.folder_writer import FolderWriter, PlainSlot, Slot, plan_shards
 from halfpint.checkpoints.packed import Float8Slot, PackedSlot
 from halfpint.checkpoints.safetensors_header import DTYPES
 from halfpint.checkpoints.shards import open_shards
 from halfpint.checkpoints.side_files import read_config
 from halfpint.checkpoints.staging import Staging, staged
-from halfpint.checkpoints.stored import FolderCheckpoint
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.formats.affine import Affine
 from halfpint.formats.float8 import Float8
@@ -100,6 +100,10 @@ class CompressedTensors:
         if not isinstance(fmt, Affine | Float8):
             return f"compressed-tensors holds int2 to int8 and fp8, not {fmt.name}; write gguf, or choose int4-g128"
         return _unfit(tensor, fmt)
+
+    def notes(self, source: Checkpoint) -> tuple[str, ...]:  # noqa: ARG002 - contract
+        """Nothing: engines take the configuration as it is."""
+        return ()
 
     def size(self, source: Checkpoint, outputs: Sequence[OutputTensor]) -> int:  # noqa: ARG002 - contract
         """Exact bytes of the safetensors files."""

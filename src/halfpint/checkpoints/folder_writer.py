@@ -235,7 +235,8 @@ def config_text(config: Mapping[str, Any]) -> bytes:
     `auto_map` and `trust_remote_code` are left out: the programs they name are never copied.
     """
     kept = {key: value for key, value in config.items() if key not in {"auto_map", "trust_remote_code"}}
-    text = json.dumps(kept, indent=2, ensure_ascii=False, allow_nan=False, default=_plain_value)
+    # Infinity and NaN, which some configurations hold, are written as they were read.
+    text = json.dumps(kept, indent=2, ensure_ascii=False, default=_plain_value)
     return text.encode("utf-8") + b"\n"
 
 

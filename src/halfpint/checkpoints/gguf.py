@@ -90,6 +90,10 @@ class GgufContainer:
             )
         return None
 
+    def notes(self, source: Checkpoint) -> tuple[str, ...]:
+        """What llama.cpp will do otherwise than the original."""
+        return families.gguf_notes(source.config) if families.find(source.config) is not None else ()
+
     def size(self, source: Checkpoint, outputs: Sequence[OutputTensor]) -> int:
         """Exact bytes of the file that `create` with the same arguments begins."""
         return _prepare(source, outputs)[0].size

@@ -17,6 +17,7 @@ from halfpint.checkpoints.gguf_names import Place, places
 from halfpint.checkpoints.gguf_parts import Part, open_parts, stored_tensors
 from halfpint.checkpoints.gguf_types import READABLE
 from halfpint.checkpoints.regular_file import RegularFile
+from halfpint.checkpoints.stored import as_float32
 from halfpint.errors import CheckpointError, UnsupportedError, UsageError
 from halfpint.formats.plain import F32, Plain
 from halfpint.tensors import Array, FloatArray, Format, QuantizedTensor, TensorSpec
@@ -69,6 +70,7 @@ class GgufCheckpoint:
     """
 
     container = "gguf"
+    notes: tuple[str, ...] = ()
 
     __slots__ = ("_entries", "_parts", "config", "metadata", "path", "side_tensors", "tensors")
 
@@ -135,6 +137,8 @@ class GgufCheckpoint:
                 f"which is not decoded; read are matrices of {READABLE}"
             )
         data = _read_rows(entry, start_row, end_row)
+        if entry.spec.dtype == "F64":
+            data = as_float32(data, name)
         if entry.stored.type.dtype is None:
             assert entry.spec.format is not None
             columns = entry.spec.shape[-1]
@@ -227,6 +231,8 @@ def _spec(name: str, shape: tuple[int, ...], tensor: StoredTensor) -> TensorSpec
         elements *= length
     nbytes = elements // tensor.type.block_columns * tensor.type.block_bytes
     fmt: Format | None = tensor.type.format
+    if tensor.type.name == "F64":
+        fmt = F32
     if len(shape) == 1 and not isinstance(fmt, Plain):
         fmt = None
     return TensorSpec(name, shape, tensor.type.name, nbytes, fmt)

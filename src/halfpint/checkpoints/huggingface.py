@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from halfpint.checkpoints.checkpoint import Checkpoint, OutputTensor, Writer
+from halfpint.checkpoints.folder_checkpoint import FolderCheckpoint
 from halfpint.checkpoints.folder_writer import FolderWriter, PlainSlot, plan_shards
 from halfpint.checkpoints.safetensors_header import DTYPES
 from halfpint.checkpoints.shards import Shards, check_no_pickle, has_safetensors, open_shards
 from halfpint.checkpoints.side_files import read_config
 from halfpint.checkpoints.staging import Staging, staged
-from halfpint.checkpoints.stored import FolderCheckpoint, PlainTensor, StoredTensor, float8_tensors, plain_spec
+from halfpint.checkpoints.stored import PlainTensor, StoredTensor, float8_tensors, plain_spec
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.formats.plain import Plain
 
@@ -76,6 +77,10 @@ class HuggingFace:
             f"a Hugging Face folder holds f32, f16 and bf16 only, not {tensor.format.name}; "
             "write compressed-tensors or gguf instead"
         )
+
+    def notes(self, source: Checkpoint) -> tuple[str, ...]:  # noqa: ARG002 - contract
+        """Nothing: engines take the configuration as it is."""
+        return ()
 
     def size(self, source: Checkpoint, outputs: Sequence[OutputTensor]) -> int:  # noqa: ARG002 - contract
         """Exact bytes of the safetensors files."""

@@ -6,6 +6,7 @@ process with SIGBUS, while a short read can be told as an error.
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -137,6 +138,27 @@ def _cannot_open(path: Path, error: OSError | ValueError) -> CheckpointError:
         return CheckpointError(f"{str(path)!r} does not exist")
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return CheckpointError(f"{str(path)!r} cannot be opened: {reason}")
+
+
+def without_mark(data: bytes, what: str) -> bytes:
+    """Give the bytes of a UTF-8 text without the byte order mark that some editors put before it.
+
+    Raises
+    ------
+    CheckpointError
+        If the mark is that of UTF-16 or UTF-32.
+    """
+    encoding = marked_encoding(data)
+    if encoding:
+        raise CheckpointError(f"{what} is {encoding}; save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def marked_encoding(data: bytes) -> str:
+    """Name the encoding other than UTF-8 that a byte order mark announces; empty without such a mark."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    return "UTF-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else ""
 
 
 def read_small_file(path: Path, limit: int) -> bytes:

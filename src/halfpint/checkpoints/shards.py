@@ -34,10 +34,13 @@ class Shards:
     files : tuple of SafetensorsFile
     owners : Mapping of str to SafetensorsFile
         Which file holds a tensor; ordered by file, and by offset within it.
+    notes : tuple of str
+        Tensors of the files that the index does not use.
     """
 
     files: tuple[SafetensorsFile, ...]
     owners: Mapping[str, SafetensorsFile]
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -125,8 +128,7 @@ def _open_indexed(folder: Path, index: Path) -> Shards:
     try:
         for name in names:
             files.append(SafetensorsFile(folder / name))
-        shards = _merge(files)
-        _check_promises(promised, shards.owners, index)
+        shards = _indexed(files, promised, index)
     except BaseException:
         for file in files:
             file.close()
@@ -141,7 +143,7 @@ def _read_weight_map(index: Path) -> Mapping[str, str]:
     for tensor, file in weight_map.items():
         if not isinstance(file, str):
             raise CheckpointError(f"{index}: the file of tensor {tensor[:80]!r} is not a string")
-    return weight_map
+    return {tensor: file.removeprefix("./") for tensor, file in weight_map.items()}
 
 
 def _check_names(names: list[str], index: Path) -> None:
@@ -178,10 +180,20 @@ def _merge(files: list[SafetensorsFile]) -> Shards:
     return Shards(tuple(files), MappingProxyType(owners))
 
 
-def _check_promises(promised: Mapping[str, str], owners: Mapping[str, SafetensorsFile], index: Path) -> None:
-    for name, file in promised.items():
-        if name not in owners or owners[name].path.name != file:
-            raise CheckpointError(f"{index}: the tensor {name[:80]!r} is not in {file}")
-    for name, owner in owners.items():
-        if name not in promised:
-            raise CheckpointError(f"{index}: {owner.path.name} holds {name[:80]!r}, which is not in the index")
+def _indexed(files: list[SafetensorsFile], promised: Mapping[str, str], index: Path) -> Shards:
+    """Take each tensor from the file that the index names; what else the files hold is noted."""
+    owners: dict[str, SafetensorsFile] = {}
+    notes = []
+    for file in files:
+        for name, _ in sorted(file.entries.items(), key=lambda item: item[1][2:]):
+            here, wanted = file.path.name, promised.get(name)
+            if wanted == here:
+                owners[name] = file
+            elif wanted is not None:
+                notes.append(f"{here} holds another {name}, which is not used: the index names {wanted}")
+            else:
+                notes.append(f"{here} holds {name}, which is not in the index and not used")
+    for name, wanted in promised.items():
+        if name not in owners:
+            raise CheckpointError(f"{index}: the tensor {name[:80]!r} is not in {wanted}")
+    return Shards(tuple(files), MappingProxyType(owners), tuple(notes))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from halfpint.checkpoints.shards import Shards
 from halfpint.errors import CheckpointError, UnsupportedError, UsageError
 from halfpint.formats.float8 import FP8, FP8_BLOCK, Float8
 from halfpint.formats.plain import BF16, F16, F32, Plain
-from halfpint.tensors import Array, QuantizedTensor, TensorSpec
+from halfpint.tensors import Array, FloatArray, QuantizedTensor, TensorSpec
 
 PLAIN_FORMATS: Mapping[str, Plain] = MappingProxyType({"F32": F32, "F16": F16, "BF16": BF16})
 """Dtype words of safetensors that are numeric formats by themselves."""
@@ -47,10 +46,10 @@ class PlainTensor:
     file: SafetensorsFile
 
     def read(self, start_row: int, end_row: int) -> Array:
-        """Read these rows; a tensor without axes is read whole."""
-        if not self.spec.shape:
-            return self.file.read(self.spec.name)
-        return self.file.read(self.spec.name, start_row, end_row)
+        """Read these rows; a tensor without axes is read whole. F64 comes as float32."""
+        whole = not self.spec.shape
+        values = self.file.read(self.spec.name) if whole else self.file.read(self.spec.name, start_row, end_row)
+        return as_float32(values, self.spec.name) if self.spec.dtype == "F64" else values
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,24 @@ class ScaledFloat8:
 def plain_spec(name: str, file: SafetensorsFile) -> TensorSpec:
     """Describe a tensor as its header does."""
     entry = file.entries[name]
-    return TensorSpec(name, entry.shape, entry.dtype, entry.end - entry.begin, PLAIN_FORMATS.get(entry.dtype))
+    fmt = F32 if entry.dtype == "F64" else PLAIN_FORMATS.get(entry.dtype)
+    return TensorSpec(name, entry.shape, entry.dtype, entry.end - entry.begin, fmt)
+
+
+def as_float32(values: Array, name: str) -> FloatArray:
+    """Round float64 to float32.
+
+    Raises
+    ------
+    UnsupportedError
+        If a finite value is beyond float32.
+    """
+    with np.errstate(over="ignore"):
+        narrow: FloatArray = values.astype(np.float32)
+    beyond = np.isinf(narrow) & np.isfinite(values)
+    if beyond.any():
+        raise UnsupportedError(f"tensor {name!r} holds {values[beyond].flat[0]:g} in F64, which is beyond float32")
+    return narrow
 
 
 def float8_tensors(shards: Shards) -> tuple[dict[str, StoredTensor], frozenset[str]]:
@@ -156,51 +172,3 @@ def _scaled_float8(name: str, file: SafetensorsFile, scale_name: str, scales: Sa
     nbytes = codes.end - codes.begin + scale.end - scale.begin
     spec = TensorSpec(name, codes.shape, f"F8_E4M3 per {word}", nbytes, fmt)
     return ScaledFloat8(spec, fmt, file, scales, scale_name)
-
-
-class FolderCheckpoint:
-    """A `Checkpoint` over safetensors files; see `halfpint.checkpoints.checkpoint` for what each member promises."""
-
-    __slots__ = ("_shards", "_stored", "config", "container", "path", "tensors")
-
-    def __init__(
-        self,
-        path: Path,
-        container: str,
-        config: Mapping[str, Any],
-        shards: Shards,
-        stored: Mapping[str, StoredTensor],
-    ) -> None:
-        self.path = path
-        self.container = container
-        self.config = config
-        self._shards = shards
-        self._stored = dict(stored)
-        self.tensors: Mapping[str, TensorSpec] = MappingProxyType(
-            {name: tensor.spec for name, tensor in self._stored.items()}
-        )
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The safetensors files."""
-        return tuple(file.path for file in self._shards.files)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the safetensors files."""
-        return self._shards.size
-
-    def read(self, name: str, start_row: int = 0, end_row: int | None = None) -> Array | QuantizedTensor:
-        """Read rows [start_row, end_row) of a tensor's first axis."""
-        tensor = self._stored.get(name)
-        if tensor is None:
-            raise UsageError(f"{self.path} has no tensor {name!r}")
-        rows = tensor.spec.shape[0] if tensor.spec.shape else 1
-        end_row = rows if end_row is None else end_row
-        if not 0 <= start_row <= end_row <= rows:
-            raise UsageError(f"tensor {name!r} has {rows} rows; {start_row} to {end_row} are wanted")
-        return tensor.read(start_row, end_row)
-
-    def close(self) -> None:
-        """Release all files."""
-        self._shards.close()

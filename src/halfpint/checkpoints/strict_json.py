@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halfpint.checkpoints.regular_file import read_small_file
+from halfpint.checkpoints.regular_file import read_small_file, without_mark
 from halfpint.errors import CheckpointError
 
 _DEEPEST = 64
@@ -26,26 +26,31 @@ _LONGEST_NUMBER = 40
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]|[,:]|[0-9]{41,}', re.DOTALL)
 
 
-def parse_json(data: bytes, what: str) -> Any:
+def parse_json(data: bytes, what: str, *, non_finite: bool = False) -> Any:
     """Parse one JSON document.
 
     Parameters
     ----------
     data : bytes
-        UTF-8, without a byte order mark.
+        UTF-8; a byte order mark before it is ignored.
     what : str
         Names the document in errors.
+    non_finite : bool
+        Whether NaN, Infinity and numbers beyond float64 are read as floats, as Python's parser does and other tools
+        with it. Who uses such a value must look at it: `halfpint.families.fields` does.
 
     Raises
     ------
     CheckpointError
-        If it is not JSON, repeats a key, nests deeper than 64 levels, holds NaN, Infinity, a number that is no
-        finite float, an integer of more than 40 digits, a lone surrogate, or more than a million values.
+        If it is UTF-16, is not JSON, repeats a key, nests deeper than 64 levels, holds numbers that are not finite
+        without `non_finite`, an integer of more than 40 digits, a lone surrogate, or more than a million values.
     """
+    data = without_mark(data, what)
     _count_structure(data, what)
     try:
         text = data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        constant, number = (float, float) if non_finite else (_refuse_constant, _finite)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=constant, parse_float=number)
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{what}: not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
@@ -58,14 +63,14 @@ def parse_json(data: bytes, what: str) -> Any:
 
 
 def read_json_object(path: Path, limit: int) -> Mapping[str, Any]:
-    """Read a file that holds one JSON object of at most `limit` bytes.
+    """Read a file that holds one JSON object of at most `limit` bytes; numbers in it need not be finite.
 
     Raises
     ------
     CheckpointError
         If it is missing, too large, or not a JSON object as `parse_json` wants it.
     """
-    value = parse_json(read_small_file(path, limit), str(path))
+    value = parse_json(read_small_file(path, limit), str(path), non_finite=True)
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds a {type(value).__name__}, not a JSON object")
     return value

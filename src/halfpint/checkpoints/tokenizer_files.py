@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any
 
 import tokenizers
 
-from halfpint.checkpoints.regular_file import read_small_file
+from halfpint.checkpoints.added_tokens import ROLES, add_declared_tokens
+from halfpint.checkpoints.regular_file import read_small_file, without_mark
 from halfpint.checkpoints.strict_json import read_json_object
 from halfpint.errors import CheckpointError, HalfpintError
 
@@ -56,11 +57,14 @@ class TokenizerFiles:
     special : SpecialTokens
     chat_template : str or None
         Jinja source; never rendered outside of a sandbox.
+    notes : tuple of str
+        What the files say that is ignored, or that the model cannot follow.
     """
 
     tokenizer: tokenizers.Tokenizer
     special: SpecialTokens
     chat_template: str | None
+    notes: tuple[str, ...] = ()
 
 
 def read_tokenizer_files(folder: Path, config: Mapping[str, Any]) -> TokenizerFiles | None:
@@ -69,25 +73,38 @@ def read_tokenizer_files(folder: Path, config: Mapping[str, Any]) -> TokenizerFi
     Parameters
     ----------
     folder : Path
-        Holds tokenizer.json and, perhaps, tokenizer_config.json, special_tokens_map.json, generation_config.json
-        and chat_template.jinja.
+        Holds tokenizer.json and, perhaps, tokenizer_config.json, special_tokens_map.json, added_tokens.json,
+        generation_config.json and chat_template.jinja.
     config : Mapping
         The model's configuration, in Hugging Face's words.
 
     Raises
     ------
     CheckpointError
-        If a file is too large or broken, or names tokens that do not exist.
+        If a file is too large or broken, or two files give a token different ids.
     """
-    if not os.path.lexists(folder / "tokenizer.json"):
+    if not has_tokenizer_files(folder):
         return None
     data = read_small_file(folder / "tokenizer.json", LARGEST_TOKENIZER)
     tokenizer = parse_tokenizer(data, "tokenizer.json")
     settings = _optional_object(folder / "tokenizer_config.json")
-    named = {**_optional_object(folder / "special_tokens_map.json"), **_without_none(settings)}
-    generation = _optional_object(folder / "generation_config.json")
-    special = _special_tokens(tokenizer, named, generation, config)
-    return TokenizerFiles(tokenizer, special, _chat_template(folder, settings))
+    mapped = _without_none(_optional_object(folder / "special_tokens_map.json"))
+    if "added_tokens_decoder" in settings:  # then transformers does not read the older files
+        named = {**{role: mapped[role] for role in ROLES if role in mapped}, **_without_none(settings)}
+    else:
+        named = {**_without_none(settings), **mapped}
+    rows = _rows(config)
+    with tokenizer_errors("tokenizer.json"):
+        notes = add_declared_tokens(tokenizer, named, _optional_object(folder / "added_tokens.json"), rows)
+    notes += _rows_missing(tokenizer, rows)
+    stated = [("generation_config.json", _optional_object(folder / "generation_config.json")), ("config.json", config)]
+    special = _special_tokens(tokenizer, named, stated, notes)
+    return TokenizerFiles(tokenizer, special, _chat_template(folder, settings), tuple(notes))
+
+
+def has_tokenizer_files(folder: Path) -> bool:
+    """Whether a folder has a tokenizer.json; parses nothing."""
+    return os.path.lexists(folder / "tokenizer.json")
 
 
 @contextmanager
@@ -110,7 +127,7 @@ def tokenizer_errors(what: str) -> Iterator[None]:
 
 
 def parse_tokenizer(data: bytes, what: str) -> tokenizers.Tokenizer:
-    """Parse tokenizer.json.
+    """Parse tokenizer.json; what it says of truncation, padding and dropout is switched off.
 
     Raises
     ------
@@ -118,8 +135,13 @@ def parse_tokenizer(data: bytes, what: str) -> tokenizers.Tokenizer:
         If it is not accepted, or has ids far beyond any vocabulary.
     """
     with tokenizer_errors(f"{what} is no tokenizer"):
-        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+        tokenizer = tokenizers.Tokenizer.from_buffer(without_mark(data, what))
         size = vocabulary_size(tokenizer)
+        # What was saved for training: texts are cut, filled or split at random only where a caller asks for it.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if getattr(tokenizer.model, "dropout", None) is not None:
+            tokenizer.model.dropout = None
     if size > LARGEST_VOCABULARY:  # the library walks over all ids up to the largest, and ends the process on the way
         raise CheckpointError(f"{what} has ids up to {size - 1}; vocabularies have at most {LARGEST_VOCABULARY}")
     return tokenizer
@@ -138,56 +160,73 @@ def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
+def _rows(config: Mapping[str, Any]) -> int | None:
+    width = config.get("vocab_size")
+    return width if isinstance(width, int) and not isinstance(width, bool) else None
+
+
+def _rows_missing(tokenizer: tokenizers.Tokenizer, rows: int | None) -> list[str]:
+    """A note on added tokens beyond the embedding (published Gemma 3 has one); others contradict the model."""
+    if rows is None or vocabulary_size(tokenizer) <= rows:
+        return []
+    beyond = sorted(token_id for token_id in tokenizer.get_added_tokens_decoder() if token_id >= rows)
+    plain = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=-1)
+    if plain >= rows and plain not in beyond:
+        raise CheckpointError(
+            f"tokenizer.json has ids up to {plain}, but the model has {rows} rows of embeddings: they are not of one "
+            "model, or one of them was resized; take both from the same release"
+        )
+    names = ", ".join(repr(tokenizer.id_to_token(token_id))[:80] for token_id in beyond[:5])
+    return [f"{len(beyond)} added tokens have no row in the embedding, and texts with them are refused: {names}"]
+
+
 def _special_tokens(
     tokenizer: tokenizers.Tokenizer,
     named: Mapping[str, Any],
-    generation: Mapping[str, Any],
-    config: Mapping[str, Any],
+    stated: Sequence[tuple[str, Mapping[str, Any]]],
+    notes: list[str],
 ) -> SpecialTokens:
-    size = vocabulary_size(tokenizer)
-    width = config.get("vocab_size")
-    if isinstance(width, int) and not isinstance(width, bool):
-        size = max(size, width)
-
-    def single(role: str) -> int | None:
-        token = _named_id(tokenizer, named, f"{role}_token")
-        if token is not None:
-            return token
-        listed = [*_ids(generation, f"{role}_token_id", size), *_ids(config, f"{role}_token_id", size)]
-        return listed[0] if listed else None
-
-    ends = [_named_id(tokenizer, named, "eos_token")]
-    ends += [*_ids(generation, "eos_token_id", size), *_ids(config, "eos_token_id", size)]
-    eos_ids = tuple(dict.fromkeys(token for token in ends if token is not None))
+    size = max(vocabulary_size(tokenizer), *(_rows(values) or 0 for _, values in stated))
     unknown = getattr(tokenizer.model, "unk_token", None)  # what the tokenizer really gives for the unknown
     named = named if unknown is None else {**named, "unk_token": unknown}
-    return SpecialTokens(single("bos"), eos_ids, _named_id(tokenizer, named, "unk_token"), single("pad"))
+
+    def ids(role: str) -> tuple[int, ...]:
+        found = [_named_id(tokenizer, named, f"{role}_token")]
+        for file, values in stated:
+            found += _ids(values, f"{role}_token_id", size, (file, notes))
+        return tuple(dict.fromkeys(token for token in found if token is not None))
+
+    bos, pad = ids("bos"), ids("pad")
+    return SpecialTokens(
+        bos_id=bos[0] if bos else None,
+        eos_ids=ids("eos"),
+        unk_id=_named_id(tokenizer, named, "unk_token"),
+        pad_id=pad[0] if pad else None,
+    )
 
 
 def _named_id(tokenizer: tokenizers.Tokenizer, named: Mapping[str, Any], role: str) -> int | None:
-    """Id of the token that a settings file gives a role, as text or as an object with its text."""
+    """Id of the token that a settings file gives a role, as text or as an object with its text; None without one."""
     token = named.get(role)
     if isinstance(token, dict):
         token = token.get("content")
-    if token is None:
-        return None
-    if not isinstance(token, str):
-        raise CheckpointError(f"tokenizer_config.json: {role} must be a text, but is {str(token)[:80]!r}")
-    found = tokenizer.token_to_id(token)
-    if found is None:
-        raise CheckpointError(f"tokenizer_config.json: {role} is {token[:80]!r}, which tokenizer.json does not have")
-    return int(found)
+    found = tokenizer.token_to_id(token) if isinstance(token, str) else None
+    return None if found is None else int(found)
 
 
-def _ids(values: Mapping[str, Any], key: str, size: int) -> Iterator[int]:
-    """Ids under a key that holds one, several, or null."""
+def _ids(values: Mapping[str, Any], key: str, size: int, notes: tuple[str, list[str]]) -> Iterator[int]:
+    """Ids under a key that holds one, several, or null; a negative one means none, one beyond the vocabulary a note."""
+    file, noted = notes
     value = values.get(key)
     for token in value if isinstance(value, list) else [value]:
         if token is None:
             continue
-        if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < size:
-            raise CheckpointError(f"{key} is {str(token)[:80]}; the vocabulary has {size} tokens")
-        yield token
+        if isinstance(token, bool) or not isinstance(token, int):
+            raise CheckpointError(f"{file}: {key} is {str(token)[:80]}, which is no token id")
+        if token >= size:
+            noted.append(f"{file}: {key} is {str(token)[:80]}, but the vocabulary has {size} tokens: it is ignored")
+        elif token >= 0:
+            yield token
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
@@ -195,7 +234,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     if os.path.lexists(path):
         try:
-            return read_small_file(path, LARGEST_TEMPLATE).decode("utf-8")
+            return without_mark(read_small_file(path, LARGEST_TEMPLATE), str(path)).decode("utf-8")
         except UnicodeDecodeError as error:
             raise CheckpointError(f"{path} is not UTF-8 at byte {error.start}") from error
     template = settings.get("chat_template")

@@ -8,6 +8,9 @@ from typing import TextIO
 
 import click
 
+_UTF_16 = ("\udcff\udcfe", "\udcfe\udcff")
+"""The byte order marks of UTF-16, as Python smuggles in bytes that are no UTF-8."""
+
 
 def standard_input() -> TextIO:
     """Standard input.
@@ -28,7 +31,7 @@ def standard_input() -> TextIO:
 
 
 def readable(text: str) -> str:
-    """Give a text back that can be written as UTF-8.
+    """Give a text back that can be written as UTF-8, without a byte order mark before it.
 
     Raises
     ------
@@ -38,7 +41,9 @@ def readable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
+        if text.startswith(_UTF_16):
+            raise click.UsageError("the text is UTF-16; convert it to UTF-8 first") from error
         raise click.UsageError(
             f"the text is not UTF-8: after {error.start} characters comes the byte 0x{ord(text[error.start]) & 255:02x}"
         ) from error
-    return text
+    return text.removeprefix("\ufeff")

@@ -112,7 +112,10 @@ class Block:
         rope = self.config.layer_rope(self.layer)
         if rope is not None:
             tokens = len(queries) // sequences
-            cosines, sines = _repeated(rotation(rope, 0, tokens), sequences) if texts is None else texts.angles(rope)
+            if texts is None:
+                cosines, sines = _repeated(rotation(rope, 0, tokens, tokens), sequences)
+            else:
+                cosines, sines = texts.angles(rope)
             rotate(queries, self.config.head_dim, cosines, sines)
             rotate(keys, self.config.head_dim, cosines, sines)
         if texts is None:

@@ -25,15 +25,24 @@ class Cache:
         Most tokens it may ever hold; the model's `max_positions` when 0. Memory is taken as they come.
     kind : str
         How they are kept: a key of `halfpint.kernels.key_values.CACHE_KINDS`.
+
+    Attributes
+    ----------
+    ids : list of int
+        The tokens held.
+    text_length : int
+        Length of the text for which keys were rotated: `halfpint.families.stretch` may depend on it.
     """
 
-    __slots__ = ("handles", "kind", "layers", "limit")
+    __slots__ = ("handles", "ids", "kind", "layers", "limit", "text_length")
 
     def __init__(self, config: ModelConfig, limit: int = 0, kind: str = "f16") -> None:
         self.limit = limit or config.max_positions
         self.kind = kind
         self.layers = tuple(KeyValues(kind, config.kv_heads, config.head_dim) for _ in range(config.layers))
         self.handles = [layer.handle for layer in self.layers]
+        self.ids: list[int] = []
+        self.text_length = 0
 
     @property
     def length(self) -> int:
@@ -49,6 +58,7 @@ class Cache:
         """Forget all tokens after the first `length`: to go on from a shared beginning."""
         for layer in self.layers:
             layer.truncate(length)
+        del self.ids[length:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ class Texts:
         found = self._angles.get(id(rope))
         if found is None:
             parts = [
-                rotation(rope, start, span.end - span.begin)
+                rotation(rope, start, span.end - span.begin, span.cache.text_length)
                 for span, start in zip(self.spans, self._starts, strict=True)
             ]
             cosines, sines = zip(*parts, strict=True)

@@ -16,6 +16,7 @@ from halfpint.engine.activation import softcap
 from halfpint.engine.block import Block, load_block
 from halfpint.engine.cache import Cache, Texts
 from halfpint.engine.few import FewTokens, few_tokens
+from halfpint.engine.rope import varying_ropes
 from halfpint.engine.weights import (
     ActivationKind,
     FileRows,
@@ -28,7 +29,7 @@ from halfpint.engine.weights import (
     read_weight,
 )
 from halfpint.errors import UsageError
-from halfpint.families import ModelConfig, Role, read_config
+from halfpint.families import ModelConfig, Role, Rope, read_config, stretch
 from halfpint.kernels.elementwise import rms_norm
 from halfpint.kernels.integer_linear import FEW_TOKENS, IntegerLinear
 from halfpint.kernels.linear import Linear
@@ -122,6 +123,10 @@ def load_ends(
     return Ends(config, embedding, norm, output)
 
 
+# Tokens at a time of a text that is read again.
+_PIECE_AGAIN = 512
+
+
 @dataclass(frozen=True, slots=True)
 class Decoder:
     """A model that is ready to run."""
@@ -131,6 +136,8 @@ class Decoder:
     blocks: tuple[Block, ...]
     few: FewTokens | None = None
     """The blocks once more, for few tokens, where all of their weights are packed."""
+    varying: tuple[Rope, ...] = ()
+    """Ropes whose frequencies depend on the length of the text."""
 
     @classmethod
     def load(
@@ -158,12 +165,16 @@ class Decoder:
         config = read_config(checkpoint.config)
         ends = load_ends(checkpoint, config, prepare, activations)
         blocks = tuple(load_block(checkpoint, config, layer, prepare, activations) for layer in range(config.layers))
-        decoder = cls(config, ends, blocks, few_tokens(config, [block.parts for block in blocks]))
+        decoder = cls(
+            config, ends, blocks, few_tokens(config, [block.parts for block in blocks]), varying_ropes(config)
+        )
         if activations == "int8":
             keep_freed_memory(_KEPT_BYTES)
         return decoder
 
-    def forward(self, ids: Array, cache: Cache | None = None, *, last_only: bool = False) -> FloatArray:
+    def forward(
+        self, ids: Array, cache: Cache | None = None, *, last_only: bool = False, text_length: int = 0
+    ) -> FloatArray:
         """Score what follows each token of a text.
 
         Parameters
@@ -174,6 +185,9 @@ class Decoder:
             Tokens before; these are appended.
         last_only : bool
             Score after the last token only, which saves most of the head's work.
+        text_length : int
+            Tokens of the whole text, where it is known that more will follow. Where frequencies depend on it and the
+            tokens in the cache were read as those of a shorter text, or of a longer one, they are read again first.
 
         Returns
         -------
@@ -189,7 +203,11 @@ class Decoder:
         tokens = np.asarray(ids, np.int64).reshape(1, -1)
         if tokens.size == 0:
             raise UsageError("a text needs at least one token")
-        hidden = self._hidden(tokens, None if cache is None else Texts((cache,), (tokens.size,)))
+        texts = None
+        if cache is not None:
+            texts = Texts((cache,), (tokens.size,))
+            self._grow(cache, tokens[0], text_length)
+        hidden = self._hidden(tokens, texts)
         return self.ends.head(hidden[0, -1:] if last_only else hidden[0])
 
     def forward_many(self, pieces: Sequence[Array], caches: Sequence[Cache]) -> FloatArray:
@@ -217,8 +235,29 @@ class Decoder:
         if not counts or min(counts) == 0:
             raise UsageError("a text needs at least one token")
         tokens = np.concatenate([np.asarray(piece, np.int64) for piece in pieces])
-        hidden = self._hidden(tokens[np.newaxis], Texts(caches, counts))
+        texts = Texts(caches, counts)
+        for cache, piece in zip(caches, pieces, strict=True):
+            self._grow(cache, np.asarray(piece, np.int64), 0)
+        hidden = self._hidden(tokens[np.newaxis], texts)
         return self.ends.head(hidden[0, np.cumsum(counts) - 1])
+
+    def same_stretch(self, one: int, other: int) -> bool:
+        """Whether texts of these two lengths have the same frequencies."""
+        return all(stretch(rope, one) == stretch(rope, other) for rope in self.varying)
+
+    def _grow(self, cache: Cache, piece: Array, text_length: int) -> None:
+        """Take note of a text's next tokens; what was read for a text of another stretch is read again."""
+        length = max(cache.length + len(piece), text_length)
+        if self.varying and cache.length and not self.same_stretch(cache.text_length, length):
+            known = np.array(cache.ids)
+            cache.truncate(0)
+            cache.text_length = length
+            for start in range(0, len(known), _PIECE_AGAIN):
+                again = known[start : start + _PIECE_AGAIN]
+                self._hidden(again[np.newaxis], Texts((cache,), (len(again),)))
+            cache.ids += known.tolist()
+        cache.text_length = length
+        cache.ids += piece.tolist()
 
     def _hidden(self, tokens: Array, texts: Texts | None) -> FloatArray:
         hidden = self.ends.embed(tokens)

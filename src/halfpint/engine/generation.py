@@ -44,9 +44,10 @@ def chunk_tokens(config: ModelConfig) -> int:
 def prefill(decoder: Decoder, prompt: Sequence[int], cache: Cache, on_prompt: OnPrompt = unseen) -> FloatArray:
     """Read a prompt of at least one token in pieces: scores of what follows it, float32 [1, vocab_size]."""
     chunk = chunk_tokens(decoder.config)
+    whole = cache.length + len(prompt)
     for start in range(0, len(prompt), chunk):
         piece = np.array(prompt[start : start + chunk])
-        scores = decoder.forward(piece, cache, last_only=True)
+        scores = decoder.forward(piece, cache, last_only=True, text_length=whole)
         on_prompt(start + len(piece), len(prompt))
     return scores
 
@@ -156,6 +157,8 @@ class Generation:
                 return
             began = time.perf_counter()
             guessed = drafter.guess(min(text.left, FEW_TOKENS) - 1)
+            if not self._decoder.same_stretch(self._cache.length + 1, self._cache.length + 1 + len(guessed)):
+                guessed = []  # scores must not depend on tokens that may be wrong
             last_only = not guessed
             scores = self._decoder.forward(np.array([text.last, *guessed]), self._cache, last_only=last_only)
             decode_seconds += time.perf_counter() - began

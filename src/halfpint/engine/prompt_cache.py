@@ -26,9 +26,10 @@ from halfpint.engine.cache import Cache
 from halfpint.errors import CheckpointError, UsageError
 from halfpint.families import ModelConfig
 
-_MAGIC = b"HPKVCA01"
+_MAGIC = b"HPKVCA02"
 _MOST_HEADER_BYTES = 1 << 24
 _MOST_TOKENS = 1 << 20
+_NUMBERS = ("layers", "kv_heads", "head_dim", "text_length", "checksum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ class PromptCache:
             shared = _shared(tokens, ids[:-1])
             if shared > 0 and len(tokens) <= cache.limit:
                 self._restore(file, header, cache)
+                cache.ids[:] = tokens
+                cache.text_length = header["text_length"]
                 cache.truncate(shared)
         return cache
 
@@ -127,6 +130,7 @@ class PromptCache:
             "model": self.model,
             **_sizes(cache),
             "tokens": [int(token) for token in ids],
+            "text_length": cache.text_length,
             "checksum": _checksum(pages),
         }
         text = json.dumps(header).encode()
@@ -169,9 +173,7 @@ class PromptCache:
         except (ValueError, RecursionError) as error:
             raise self._damaged("its header is no JSON") from error
         words = isinstance(header, dict) and all(isinstance(header.get(key), str) for key in ("model", "kind"))
-        numbers = words and all(
-            type(header.get(key)) is int and header[key] >= 0 for key in ("layers", "kv_heads", "head_dim", "checksum")
-        )
+        numbers = words and all(type(header.get(key)) is int and header[key] >= 0 for key in _NUMBERS)
         tokens = header.get("tokens") if numbers else None
         if (
             not isinstance(tokens, list)

@@ -89,6 +89,10 @@ def check_header(checkpoint: Checkpoint, tensor: TensorRole) -> TensorSpec:
             f"{checkpoint.path}: {tensor.name} has shape {list(spec.shape)}; by the configuration it should have "
             f"{list(tensor.shape)}"
         )
+    if spec.format is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: {tensor.name} holds {spec.dtype} numbers, which are no weights by themselves"
+        )
     return spec
 
 

@@ -23,7 +23,7 @@ from halfpint.families.record import (
     TensorRole,
     gguf_row_order,
 )
-from halfpint.families.rope import Linear, Llama3, LongRope, Rope, Scaling, Yarn, inverse_frequencies
+from halfpint.families.rope import Linear, Llama3, LongRope, Rope, Scaling, Yarn, inverse_frequencies, stretch
 from halfpint.families.table import FAMILIES
 
 __all__ = [
@@ -51,4 +51,5 @@ __all__ = [
     "hf_config",
     "inverse_frequencies",
     "read_config",
+    "stretch",
 ]

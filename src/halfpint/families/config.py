@@ -9,6 +9,7 @@ from typing import Any, Literal
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.families.fields import Fields
 from halfpint.families.record import Family, ModelConfig
+from halfpint.families.rope import Dynamic
 from halfpint.families.rope_config import read_ropes
 from halfpint.families.table import FAMILIES
 
@@ -101,6 +102,8 @@ def _build(family: Family, fields: Fields) -> ModelConfig:
         )
     max_positions = fields.integer("max_position_embeddings", _MAX_POSITIONS)
     rope, sliding_rope = read_ropes(fields, head_dim, max_positions)
+    if isinstance(rope.scaling, Dynamic):  # the word is of the original context
+        max_positions = min(int(max_positions * rope.scaling.factor), _MAX_POSITIONS)
     window, sliding_layers, unrotated = _layers(family, fields, layers)
     is_gemma = family.activation_key == "hidden_activation"
     scalar = fields.number("query_pre_attn_scalar") if is_gemma else float(head_dim)

@@ -74,12 +74,12 @@ class Fields:
         return value
 
     def token_ids(self, key: str) -> tuple[int, ...]:
-        """Give one token id, or a list of them, or none."""
+        """Give one token id, or a list of them, or none; negative ones mean none."""
         value = self.values.get(key)
         ids = value if isinstance(value, list) else [] if value is None else [value]
-        if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in ids):
+        if any(isinstance(token, bool) or not isinstance(token, int) for token in ids):
             raise CheckpointError(f"{self.source}: {key} = {value!r} must be token ids")
-        return tuple(ids)
+        return tuple(token for token in ids if token >= 0)
 
     def _required(self, key: str) -> Any:
         value = self.values.get(key)

@@ -16,7 +16,7 @@ from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.families.config import read_config
 from halfpint.families.fields import Fields
 from halfpint.families.record import Family, ModelConfig
-from halfpint.families.rope import Linear, Llama3, LongRope, Rope, Scaling, Yarn, divisors
+from halfpint.families.rope import Dynamic, Linear, Llama3, LongRope, Rope, Scaling, Yarn, divisors
 from halfpint.families.rope_config import magnitude, scaling_section
 from halfpint.families.table import FAMILIES, GEMMA2, GEMMA3, LLAMA, MISTRAL, MIXTRAL, PHI3, SMOLLM3
 from halfpint.tensors import Array, FloatArray
@@ -169,6 +169,8 @@ def _rope_reason(model: ModelConfig, family: Family) -> str:
             return "llama.cpp has YaRN's standard attention_factor and truncate only"
     if isinstance(scaling, LongRope) and not _is_one_list(scaling) and family is not PHI3:
         return f"llama.cpp has no longrope scaling for {family.gguf_architecture}"
+    if isinstance(scaling, Dynamic):
+        return "llama.cpp has no rope whose base grows with the text (dynamic)"
     return ""
 
 

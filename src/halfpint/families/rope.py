@@ -61,7 +61,15 @@ class LongRope:
     attention_factor: float
 
 
-Scaling = Linear | Llama3 | Yarn | LongRope | None
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """The base grows with the text beyond `original_positions` ("dynamic NTK"); up to there nothing is stretched."""
+
+    factor: float
+    original_positions: int
+
+
+Scaling = Linear | Llama3 | Yarn | LongRope | Dynamic | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +104,38 @@ def inverse_frequencies(rope: Rope, positions: int) -> FloatArray:
     rope : Rope
         The embedding.
     positions : int
-        Length of the context in use; only `LongRope` looks at it.
+        Length of the whole text; only `LongRope` and `Dynamic` look at it.
 
     Returns
     -------
     float32 [dimensions / 2]
     """
     exponents = np.arange(0, rope.dimensions, 2, dtype=np.float32) / np.float32(rope.dimensions)
-    plain: FloatArray = (1.0 / np.power(np.float32(rope.theta), exponents)).astype(np.float32)
+    plain: FloatArray = (1.0 / np.power(np.float32(_base(rope, positions)), exponents)).astype(np.float32)
     return (plain / divisors(rope, positions)).astype(np.float32)
+
+
+def stretch(rope: Rope, positions: int) -> int:
+    """What a text's length does to the frequencies: equal numbers mean equal frequencies.
+
+    Frequencies are a property of the whole text, not of the piece of it that is read: where this number changes as a
+    text grows, keys that were rotated before are no longer right.
+    """
+    scaling = rope.scaling
+    if isinstance(scaling, LongRope):
+        return int(positions > scaling.original_positions)
+    if isinstance(scaling, Dynamic):
+        return max(positions, scaling.original_positions)
+    return 0
+
+
+def _base(rope: Rope, positions: int) -> float:
+    if not isinstance(rope.scaling, Dynamic):
+        return rope.theta
+    scaling, dimensions = rope.scaling, rope.dimensions
+    ratio = max(positions, scaling.original_positions) / scaling.original_positions
+    grown: float = (scaling.factor * ratio - (scaling.factor - 1)) ** (dimensions / (dimensions - 2))
+    return rope.theta * grown
 
 
 def divisors(rope: Rope, positions: int) -> FloatArray:
@@ -116,7 +147,7 @@ def divisors(rope: Rope, positions: int) -> FloatArray:
     """
     pairs = rope.dimensions // 2
     match rope.scaling:
-        case None:
+        case None | Dynamic():
             return np.ones(pairs, np.float32)
         case Linear(factor):
             return np.full(pairs, factor, np.float32)

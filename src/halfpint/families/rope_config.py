@@ -8,7 +8,7 @@ from typing import Any
 
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.families.fields import Fields
-from halfpint.families.rope import Linear, Llama3, LongRope, Rope, Scaling, Yarn
+from halfpint.families.rope import Dynamic, Linear, Llama3, LongRope, Rope, Scaling, Yarn
 
 _MAX_POSITIONS = 1 << 31
 
@@ -45,7 +45,8 @@ def read_ropes(fields: Fields, head_dim: int, max_positions: int) -> tuple[Rope,
     UnsupportedError
         If the kind of scaling, or a key of it, is not implemented.
     """
-    sections = fields.section("rope_parameters") or fields.section("rope_scaling")
+    # transformers lets a rope_scaling, which users add by hand, go before rope_parameters, whose theta is then lost.
+    sections = fields.section("rope_scaling") or fields.section("rope_parameters")
     theta = fields.number("rope_theta")
     if isinstance(sections.get("full_attention"), Mapping):
         general = _read(Fields(sections["full_attention"]), fields, theta, head_dim, max_positions)
@@ -97,12 +98,14 @@ def _scaling(section: Fields, fields: Fields, dimensions: int, max_positions: in
             return Llama3(section.number("factor"), low, high, _original(section, fields, max_positions))
         case "yarn":
             return _yarn(section, _original(section, fields, max_positions), max_positions)
+        case "dynamic":
+            return Dynamic(section.number("factor"), max_positions)
         case "longrope" | "su":
             return _longrope(section, _original(section, fields, max_positions), dimensions, max_positions)
         case _:
             raise UnsupportedError(
                 f"rope_type = {kind!r} of the configuration is not implemented; "
-                "there are: default, linear, llama3, yarn, longrope"
+                "there are: default, linear, dynamic, llama3, yarn, longrope"
             )
 
 
@@ -158,6 +161,8 @@ def scaling_section(scaling: Scaling) -> dict[str, Any] | None:
             return None
         case Linear(factor):
             return {"rope_type": "linear", "factor": factor}
+        case Dynamic(factor, _):
+            return {"rope_type": "dynamic", "factor": factor}
         case Llama3(factor, low, high, original):
             return {
                 "rope_type": "llama3",

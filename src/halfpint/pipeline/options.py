@@ -10,7 +10,7 @@ from halfpint import formats
 from halfpint.checkpoints import CONTAINERS
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.planning.engines import ENGINES
-from halfpint.planning.planner import Wish
+from halfpint.planning.planner import DROP, Wish
 from halfpint.plans import Rule
 
 Progress = Callable[[str, int, int, str], None]
@@ -220,7 +220,7 @@ class QuantizeOptions:
 
 
 def parse_rule(text: str) -> Rule:
-    """Read `PATTERN=FORMAT`; the pattern may hold `=` itself.
+    """Read `PATTERN=FORMAT`, or `PATTERN=drop`; the pattern may hold `=` itself.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def parse_rule(text: str) -> Rule:
     pattern, separator, name = text.rpartition("=")
     if not separator or not pattern or not name:
         raise UsageError(f"rule {text!r} is not PATTERN=FORMAT, such as '*down_proj*=q6_k'")
-    return Rule(pattern, formats.by_name(name))
+    return Rule(pattern, None if name == DROP else formats.by_name(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

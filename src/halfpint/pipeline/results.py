@@ -134,6 +134,8 @@ class Measurement:
         Of the weight files.
     bits_per_weight : float
     seconds : float
+    notes : tuple of str
+        Where the two differ in what the figures do not show, such as their tokenizers.
     """
 
     quality: Quality
@@ -142,6 +144,7 @@ class Measurement:
     reference_bytes: int
     bits_per_weight: float
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +233,8 @@ class VerifyReport:
     parameters : int
     notes : tuple of str
         What is unusual but not wrong.
+    unchecked : int
+        Tensors whose numbers were not looked at: integers, and types that are not decoded.
     """
 
     container: str
@@ -238,6 +243,7 @@ class VerifyReport:
     nbytes: int
     parameters: int
     notes: tuple[str, ...]
+    unchecked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from halfpint.kernels.machine import peak_memory_bytes
 from halfpint.models.opening import open_model
-from halfpint.pipeline.choosing.candidate_files import CandidateBuilder
+from halfpint.pipeline.choosing.candidate_files import CandidateBuilder, CandidateFile
 from halfpint.pipeline.choosing.plan_selection import decide
 from halfpint.pipeline.choosing.quality_gate import judge
 from halfpint.pipeline.choosing.size_search import Found, best_within, smallest_passing
@@ -16,6 +17,7 @@ from halfpint.pipeline.job import quantization
 from halfpint.pipeline.looking import inspection
 from halfpint.pipeline.looking.diagnosis import diagnose
 from halfpint.pipeline.looking.measurement import held_out_windows, measure_checkpoints, speech
+from halfpint.pipeline.looking.tokenizer_comparison import tokenizer_differences
 from halfpint.pipeline.looking.verification import verify_checkpoint
 from halfpint.pipeline.options import MeasureOptions, Progress, QuantizeOptions, silent
 from halfpint.pipeline.results import (
@@ -120,10 +122,12 @@ def quantize(
     try:
         quantization.refuse_target(source, Path(output))
         talks = speech(source)
-        found = _carry_out(CandidateBuilder.of(source, options, progress), Path(output))
+        builder = CandidateBuilder.of(source, options, progress)
+        found = _carry_out(builder, Path(output))
+        measurement = _noted(found.made, builder)
     finally:
         source.close()
-    made, measurement = found.made, found.made.measurement
+    made = found.made
     verdict, reason = judge(options.gate, None if measurement is None else measurement.quality)
     return QuantizeResult(
         planned=made.planned,
@@ -139,6 +143,17 @@ def quantize(
         additivity=found.additivity,
         speech=talks,
     )
+
+
+def _noted(made: CandidateFile, builder: CandidateBuilder) -> Measurement | None:
+    """What was measured, with a note on every difference between the tokenizers of the output and its source."""
+    if made.measurement is None or builder.windows is None:
+        return made.measurement
+    output = open_model(made.written.output)
+    try:
+        return replace(made.measurement, notes=tokenizer_differences(output, builder.source, builder.windows))
+    finally:
+        output.close()
 
 
 def _carry_out(builder: CandidateBuilder, output: Path) -> Found:
@@ -157,7 +172,9 @@ def measure(
     try:
         second = open_model(against)
         try:
-            return measure_checkpoints(first, second, held_out_windows(second, options), progress)
+            windows = held_out_windows(second, options)
+            measurement = measure_checkpoints(first, second, windows, progress)
+            return replace(measurement, notes=tokenizer_differences(first, second, windows))
         finally:
             second.close()
     finally:

@@ -13,6 +13,7 @@ from halfpint.families.record import NORM_ROLES, Role
 from halfpint.planning import presets
 from halfpint.planning.budget import Choice, Group, allocate
 from halfpint.planning.engines import ENGINES
+from halfpint.planning.left_out import left_out
 from halfpint.planning.planner import Assigned, Wish, make_plan, nbytes_of, refusal, roles_of
 from halfpint.plans import Plan, PlannedTensor
 from halfpint.tensors import Format, TensorSpec
@@ -68,14 +69,18 @@ def candidates(source: Checkpoint, container: Container, wish: Wish, engine: str
         In the checkpoint's order; all have the option None.
     """
     roles = roles_of(source)
-    tied = bool(source.config.get("tie_word_embeddings", False))
+    dropped = left_out(source, roles, wish.rules)
     ties = [re.compile(pattern) for pattern in _ties(container.name, engine)]
     members: dict[tuple[object, ...], list[TensorSpec]] = {}
     for spec in source.tensors.values():
         role = roles.get(spec.name)
-        if spec.format is None or len(spec.shape) != 2 or role in NORM_ROLES or role is Role.ROUTER:
-            continue
-        if tied and role is Role.HEAD:
+        if (
+            spec.name in dropped
+            or spec.format is None
+            or len(spec.shape) != 2
+            or role in NORM_ROLES
+            or role is Role.ROUTER
+        ):
             continue
         members.setdefault(_tie(spec.name, ties), []).append(spec)
     found = []

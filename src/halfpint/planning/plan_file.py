@@ -23,9 +23,10 @@ from typing import Any
 
 from halfpint import formats, solvers
 from halfpint.checkpoints.checkpoint import Checkpoint
+from halfpint.checkpoints.regular_file import marked_encoding
 from halfpint.errors import HalfpintError, UsageError
-from halfpint.families.record import Role
-from halfpint.planning.planner import Assigned, roles_of
+from halfpint.planning.left_out import left_out
+from halfpint.planning.planner import DROP, Assigned, roles_of
 from halfpint.plans import Plan
 from halfpint.tensors import Format
 
@@ -64,6 +65,8 @@ def fingerprint(source: Checkpoint) -> str:
 def plan_file(plan: Plan, source: Checkpoint) -> PlanFile:
     """Put a plan into the words of a file."""
     tensors = {tensor.name: Assigned(tensor.format, "", tensor.solver) for tensor in plan.tensors}
+    always = left_out(source, roles_of(source))
+    tensors |= {name: Assigned(None, "", DROP) for name, _ in plan.dropped if name not in always}
     return PlanFile(plan.container, plan.parameters, fingerprint(source), tensors)
 
 
@@ -128,8 +131,11 @@ def read(path: Path) -> PlanFile:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise UsageError(f"{path} is larger than any plan; is it a model?")
-        return loads(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        return loads(path.read_text(encoding="utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        found = marked_encoding(error.object) or f"not UTF-8 at byte {error.start}"
+        raise UsageError(f"the plan {path} cannot be read: it is {found}; save it as UTF-8") from error
+    except OSError as error:
         raise UsageError(f"the plan {path} cannot be read: {error}") from error
 
 
@@ -163,17 +169,15 @@ def check_model(file: PlanFile, source: Checkpoint, where: str = "the plan") -> 
     strangers = [name for name in file.tensors if name not in source.tensors]
     if strangers:
         raise UsageError(f"{where} says too much: {source.path} has no tensor {strangers[0]}; remove its line")
-    # A tied head is stored once, as the embedding.
-    spared = Role.HEAD if source.config.get("tie_word_embeddings", False) else None
-    roles = roles_of(source)
-    missing = [name for name in source.tensors if name not in file.tensors and roles.get(name, "") is not spared]
+    spared = left_out(source, roles_of(source))
+    missing = [name for name in source.tensors if name not in file.tensors and name not in spared]
     if missing:
         raise UsageError(f"{where} says nothing of {missing[0]}; give it a line")
 
 
 def _assigned(format_name: str, solver: str, rule: str) -> Assigned:
     fmt: Format | None = formats.by_name(format_name) if format_name else None
-    if solver != _COPY:
+    if solver not in (_COPY, DROP):
         solvers.by_name(solver)
         if fmt is None:
             raise UsageError(f"the solver {solver!r} needs a format; the empty format is for copies")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,12 +14,14 @@ from halfpint.checkpoints.checkpoint import Checkpoint, Container, OutputTensor
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.families.record import LINEAR_ROLES, NORM_ROLES, Role
 from halfpint.planning import presets
+from halfpint.planning.left_out import check_is_weight, left_out
 from halfpint.planning.presets import Preset
 from halfpint.plans import Plan, PlannedTensor, Rule, check_rules_match
 from halfpint.solvers import feedback, needs_moments
 from halfpint.tensors import Format, TensorSpec
 
-TIED = "tied to the embedding, which is stored once"
+DROP = "drop"
+"""In the place of a solver: a tensor that is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +110,14 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool 
     _check_container_holds(container, wish)
     preset = _preset(container.name, wish)
     roles = roles_of(source)
-    planned, dropped = [], []
+    dropped = left_out(source, roles, wish.rules)
+    dropped |= {name: "dropped by the plan file" for name, told in wish.assigned.items() if told.solver == DROP}
+    planned = []
     tied = bool(source.config.get("tie_word_embeddings", False))
     for spec in source.tensors.values():
-        if tied and roles.get(spec.name) is Role.HEAD:
-            dropped.append((spec.name, TIED))
+        if spec.name in dropped:
             continue
+        check_is_weight(source, spec, roles.get(spec.name))
         choice = _choose(spec, roles.get(spec.name), preset, wish)
         fitted = _fit(spec, choice, container)
         sees_inputs = _sees_inputs(roles.get(spec.name), tied)
@@ -121,7 +126,8 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool 
         planned.append(_calibrated(fitted) if wished else fitted)
     parameters = sum(tensor_parameters(tensor) for tensor in planned)
     nbytes = container.size(source, outputs_of(planned, source)) if exact else sum(t.nbytes for t in planned)
-    return Plan(container.name, tuple(planned), tuple(dropped), nbytes, parameters)
+    notes = (*source.notes, *container.notes(source))
+    return Plan(container.name, tuple(planned), tuple(dropped.items()), nbytes, parameters, notes)
 
 
 def outputs_of(planned: Sequence[PlannedTensor], source: Checkpoint) -> list[OutputTensor]:
@@ -131,17 +137,13 @@ def outputs_of(planned: Sequence[PlannedTensor], source: Checkpoint) -> list[Out
 
 def model_parameters(source: Checkpoint) -> int:
     """Parameters that a plan counts: of every tensor, tied ones once."""
-    spared = Role.HEAD if source.config.get("tie_word_embeddings", False) else None
-    roles = roles_of(source)
-    return sum(spec.parameters for spec in source.tensors.values() if roles.get(spec.name, "") is not spared)
+    spared = left_out(source, roles_of(source))
+    return sum(spec.parameters for spec in source.tensors.values() if spec.name not in spared)
 
 
 def tensor_parameters(tensor: PlannedTensor) -> int:
     """Number of elements."""
-    count = 1
-    for length in tensor.shape:
-        count *= length
-    return count
+    return math.prod(tensor.shape)
 
 
 def roles_of(source: Checkpoint) -> Mapping[str, Role]:
@@ -175,7 +177,7 @@ _PROBE = ("model.layers.0.mlp.up_proj.weight", (256, 1024))
 
 def _check_container_holds(container: Container, wish: Wish) -> None:
     """Refuse a format that the user named and the container cannot hold at all: floats instead would be no answer."""
-    named = [rule.format for rule in wish.rules] + ([] if wish.format is None else [wish.format])
+    named = [rule.format for rule in wish.rules if rule.format] + ([] if wish.format is None else [wish.format])
     for fmt in named:
         reason = container.refusal(OutputTensor(*_PROBE, fmt, "F32"))
         if reason is not None:
@@ -278,13 +280,13 @@ def _calibrated(tensor: PlannedTensor) -> PlannedTensor:
 
 def _candidates(spec: TensorSpec, choice: _Choice) -> list[Format | None]:
     if choice.format is None:
-        return [None if spec.format is None else spec.format, *_floats(spec)]
+        return [*_floats(spec)] if spec.dtype == "F64" else [spec.format, *_floats(spec)]
     return [choice.format, *presets.fallbacks(choice.format), *_floats(spec)]
 
 
 def _floats(spec: TensorSpec) -> list[Format | None]:
     """Plain floats that a tensor may be stored in without loss that matters, smallest first."""
-    names = ["f32"] if len(spec.shape) != 2 or spec.dtype.upper() == "F32" else ["f16", "bf16", "f32"]
+    names = ["f32"] if len(spec.shape) != 2 or spec.dtype.upper() in ("F32", "F64") else ["f16", "bf16", "f32"]
     if spec.dtype.upper() == "BF16":
         names = ["bf16", "f32"]
     return [formats.by_name(name) for name in names]
@@ -304,7 +306,7 @@ def refusal(spec: TensorSpec, fmt: Format | None, container: Container) -> str |
 
 def nbytes_of(spec: TensorSpec, fmt: Format | None) -> int:
     """Bytes of a tensor in a format, headers and padding not counted."""
-    if fmt is None or fmt == spec.format:
+    if fmt is None or (fmt == spec.format and spec.dtype != "F64"):
         return spec.nbytes
     if len(spec.shape) == 2:
         return fmt.stored_bytes(*spec.shape)

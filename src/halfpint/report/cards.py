@@ -82,7 +82,7 @@ def verify_card(found: VerifyReport, name: str) -> Group:
         facts(
             (
                 ("family", found.family or "not known"),
-                ("tensors", f"{found.tensors}", "all there, none reaches outside its file, every value finite"),
+                ("tensors", f"{found.tensors}", _checked(found)),
                 ("parameters", count(found.parameters), f"{found.parameters:,}"),
                 ("size", size(found.nbytes)),
             )
@@ -91,6 +91,13 @@ def verify_card(found: VerifyReport, name: str) -> Group:
     if found.notes:
         parts.append(facts(("note", note) for note in found.notes))
     return card(*parts)
+
+
+def _checked(found: VerifyReport) -> str:
+    """What was looked at; numbers that were not are counted."""
+    if not found.unchecked:
+        return "all there, none reaches outside its file, every value finite"
+    return f"all there, none reaches outside its file; {found.unchecked} hold no weights and were not looked into"
 
 
 def generate_line(found: Generated) -> str:

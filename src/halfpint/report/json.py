@@ -108,6 +108,7 @@ def plan(planned: PlanResult) -> Object:
             for tensor in decided.tensors
         ],
         "dropped": [{"name": name, "reason": reason} for name, reason in decided.dropped],
+        "notes": list(decided.notes),
         "engines": list(planned.engines),
         "refusals": dict(planned.refusals),
         "forecast": {
@@ -161,6 +162,7 @@ def measurement(found: Measurement) -> Object:
         "bits_per_weight": found.bits_per_weight,
         "seconds": found.seconds,
         "by_source": {source: quality(part) for source, part in found.by_source.items()},
+        "notes": list(found.notes),
     }
 
 

@@ -31,6 +31,8 @@ def plan_card(planned: PlanResult, name: str, every_tensor: bool = False) -> Gro
     ]
     if plan.dropped:
         parts.append(remark("\n".join(f"left out: {left}, {reason}" for left, reason in plan.dropped)))
+    if plan.notes:
+        parts.append(remark("\n".join(f"note: {note}" for note in plan.notes)))
     parts += [
         facts((*_sizes(planned.plan, planned.original_bytes), *_forecast(planned))),
         *_already(planned),

@@ -21,6 +21,7 @@ def measure_card(found: Measurement, name: str, reference: str) -> Group:
         facts(quality_facts(found.quality)),
         facts(_size_facts(found)),
         _by_source(found),
+        *([facts(("note", note) for note in found.notes)] if found.notes else []),
         remark(ERROR_NOTE),
     )
 
@@ -82,7 +83,7 @@ def measure_markdown(found: Measurement, name: str, reference: str) -> str:
         lines.append(f"| {label} | {figure} | {meaning} |")
     lines += ["", _row(head.removeprefix("<") for head in _SOURCE_HEADS), "|---" + "|---:" * 4 + "|"]
     lines += [_row(map(escape, row)) for row in _source_rows(found)]
-    lines += ["", ERROR_NOTE]
+    lines += ["", ERROR_NOTE, *(f"\nNote: {escape(note)}" for note in found.notes)]
     return "\n".join(lines)
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.checkpoints.gguf_reader import GgufCheckpoint
-from halfpint.checkpoints.tokenizer_files import read_tokenizer_files
+from halfpint.checkpoints.tokenizer_files import has_tokenizer_files, read_tokenizer_files
 from halfpint.errors import UnsupportedError
 from halfpint.tokenization.chat import render_chat, render_chats
+from halfpint.tokenization.content_form import Message
 from halfpint.tokenization.folder_files import folder_files
 from halfpint.tokenization.gguf_vocabulary import spells_tokenizer, tokenizer_from_metadata
-from halfpint.tokenization.tokenizer import Message, StreamDecoder, Tokenizer
+from halfpint.tokenization.stream_decoder import StreamDecoder
+from halfpint.tokenization.tokenizer import Tokenizer
 
 __all__ = [
     "Message",
@@ -29,7 +31,7 @@ def has_tokenizer(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint holds a tokenizer, be it of a kind that `load_tokenizer` refuses."""
     if isinstance(checkpoint, GgufCheckpoint):
         return spells_tokenizer(checkpoint.metadata)
-    return read_tokenizer_files(_folder(checkpoint), checkpoint.config) is not None
+    return has_tokenizer_files(_folder(checkpoint))
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -60,7 +62,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
             f"{folder} has no tokenizer.json; make one with transformers' "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
-    return Tokenizer(files.tokenizer, files.special, (), (), files.chat_template)
+    return Tokenizer(files.tokenizer, files.special, (), (), files.chat_template, files.notes)
 
 
 def _folder(checkpoint: Checkpoint) -> Path:

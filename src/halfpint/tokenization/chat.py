@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import signal
 import subprocess
@@ -27,13 +28,13 @@ _WALL_SECONDS = 60.0
 MEMORY_BYTES = 512 << 20
 """Address space of that process."""
 
-TODAY = (2024, 7, 26)
-"""What `strftime_now` answers: one date, so that equal conversations give equal texts. Llama 3's own default."""
+FIXED_DATE = datetime.datetime(2024, 7, 26)
+"""What `strftime_now` answers where equal conversations must give equal texts. Llama 3's own default."""
 
 _WORKER = Path(__file__).with_name("template_worker.py")
 
 
-def render_chat(template: str, variables: Mapping[str, Any]) -> str:
+def render_chat(template: str, variables: Mapping[str, Any], now: datetime.datetime = FIXED_DATE) -> str:
     """Render one conversation.
 
     Parameters
@@ -42,6 +43,8 @@ def render_chat(template: str, variables: Mapping[str, Any]) -> str:
         Jinja source, as models carry it.
     variables : Mapping
         `messages` and whatever else the template may use; JSON's types only.
+    now : datetime
+        What `strftime_now` answers.
 
     Returns
     -------
@@ -55,10 +58,12 @@ def render_chat(template: str, variables: Mapping[str, Any]) -> str:
     UsageError
         If the variables are not JSON's types.
     """
-    return render_chats(template, [variables])[0]
+    return render_chats(template, [variables], now)[0]
 
 
-def render_chats(template: str, conversations: Sequence[Mapping[str, Any]]) -> list[str]:
+def render_chats(
+    template: str, conversations: Sequence[Mapping[str, Any]], now: datetime.datetime = FIXED_DATE
+) -> list[str]:
     """Render several conversations with one process; see `render_chat`."""
     if len(template) > LONGEST_TEMPLATE:
         raise CheckpointError(
@@ -67,7 +72,7 @@ def render_chats(template: str, conversations: Sequence[Mapping[str, Any]]) -> l
     job = {
         "template": template,
         "variables": list(conversations),
-        "today": TODAY,
+        "now": now.timetuple()[:6],
         "longest": LONGEST_CHAT,
         "memory_bytes": MEMORY_BYTES,
         "cpu_seconds": CPU_SECONDS,

@@ -29,7 +29,10 @@ class _Generation(Extension):
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        # A scope of its own, as in transformers: what is set inside is not set outside.
+        scope = nodes.Scope(lineno=parser.stream.current.lineno)
+        scope.body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return [scope]
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -43,15 +46,18 @@ def _raise_exception(message: str) -> NoReturn:
     raise TemplateError(message)
 
 
-def _tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """As transformers has it: jinja's own filter escapes HTML."""
-    allowed = {key: options[key] for key in ("ensure_ascii", "separators", "sort_keys") if key in options}
-    return json.dumps(value, indent=indent, **{"ensure_ascii": False, **allowed})
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _clock(year: int, month: int, day: int) -> Callable[[str], str]:
-    moment = datetime.datetime(year, month, day)
-
+def _clock(moment: datetime.datetime) -> Callable[[str], str]:
     def now(layout: str) -> str:
         return moment.strftime(layout)
 
@@ -64,13 +70,14 @@ def render(job: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     job : Mapping
-        `template`: Jinja source; `variables`: one mapping per conversation; `today`: [year, month, day];
-        `longest`: characters that one conversation may have; `cpu_seconds`: time that it may take.
+        `template`: Jinja source; `variables`: one mapping per conversation; `now`: what the clock says, [year, month,
+        day, hour, minute, second]; `longest`: characters that one conversation may have; `cpu_seconds`: time that it
+        may take.
     """
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _clock(*job["today"])
+    environment.globals["strftime_now"] = _clock(datetime.datetime(*job["now"]))
     signal.setitimer(signal.ITIMER_PROF, job["cpu_seconds"])
     template = environment.from_string(job["template"])
     rendered = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,11 @@ import tokenizers
 
 from halfpint.checkpoints.tokenizer_files import SpecialTokens, tokenizer_errors, vocabulary_size
 from halfpint.errors import UnsupportedError, UsageError
-from halfpint.tokenization.chat import render_chat
+from halfpint.tokenization.byte_tokens import decode_bytes_apart
+from halfpint.tokenization.chat import FIXED_DATE, render_chat
+from halfpint.tokenization.content_form import Message, Specials, in_form, shows
 
-Message = Mapping[str, Any]
-"""One turn: `role` and `content`."""
+_BROKEN = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Tokenizer:
         Ids put around every text in addition to those that `model` puts there itself.
     chat_template : str or None
         Jinja source.
+    notes : tuple of str
+        What the files say of it that is ignored, or that the model cannot follow.
     """
 
     model: tokenizers.Tokenizer
@@ -37,6 +41,7 @@ class Tokenizer:
     before: tuple[int, ...]
     after: tuple[int, ...]
     chat_template: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -79,6 +84,9 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Give the text of tokens, special ones left out.
 
+        Bytes that are no UTF-8 become one U+FFFD per broken part, as in Python's `errors="replace"`; the characters
+        around them stay.
+
         Raises
         ------
         UsageError
@@ -87,24 +95,28 @@ class Tokenizer:
         if any(not 0 <= token < 1 << 32 for token in ids):
             raise UsageError(f"these are no token ids: {list(ids)[:10]}")
         with tokenizer_errors("the tokenizer"):
-            return str(self.model.decode(list(ids), skip_special_tokens=True))
+            text = str(self.model.decode(list(ids), skip_special_tokens=True))
+            return text if _BROKEN not in text else decode_bytes_apart(self.model, ids, text)
 
     def apply_chat_template(
         self,
         messages: Sequence[Message],
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
+        now: datetime.datetime = FIXED_DATE,
     ) -> str:
         """Write a conversation as the text that the model was trained on.
 
         Parameters
         ----------
         messages : sequence of mappings
-            Each with `role` and `content`.
+            Each with `role` and `content`: text, or a list of parts. The template gets the form that it takes.
         add_generation_prompt : bool
             Whether to end where the assistant's answer begins.
         variables : Mapping, optional
             More that the template understands, such as `tools` or `enable_thinking`.
+        now : datetime
+            What the template's clock says: one fixed date where equal conversations must give equal texts.
 
         Returns
         -------
@@ -114,7 +126,7 @@ class Tokenizer:
         Raises
         ------
         UnsupportedError
-            If the model has no template.
+            If the model has no template, or one that drops what the user says.
         CheckpointError
             If the template fails; see `halfpint.tokenization.chat.render_chat`.
         """
@@ -123,74 +135,30 @@ class Tokenizer:
                 "the model has no chat template, so how to talk to it is unknown; give it plain text to continue with "
                 "`halfpint generate`, or put the template of its base model beside it as chat_template.jinja"
             )
+        specials = self._specials()
+        known = {
+            **dict(specials),
+            "messages": in_form(self.chat_template, specials, messages),
+            "add_generation_prompt": add_generation_prompt,
+            "tools": None,
+            "documents": None,
+        }
+        return render_chat(self.chat_template, {**known, **(variables or {})}, now)
+
+    def shows_system(self) -> bool:
+        """Whether the chat template shows what a system message says."""
+        if self.chat_template is None:
+            return False
+        specials = self._specials()
+        return any(shows(self.chat_template, specials, ("system", "user"), parts=parts) for parts in (False, True))
+
+    def _specials(self) -> Specials:
         names = {"bos": self.special.bos_id, "unk": self.special.unk_id, "pad": self.special.pad_id}
         names["eos"] = self.special.eos_ids[0] if self.special.eos_ids else None
-        known: dict[str, Any] = {
-            f"{role}_token": self.model.id_to_token(token) for role, token in names.items() if token is not None
-        }
-        known |= {"messages": list(messages), "add_generation_prompt": add_generation_prompt, "tools": None}
-        return render_chat(self.chat_template, {**known, "documents": None, **(variables or {})})
+        texts = {role: self.model.id_to_token(token) for role, token in names.items() if token is not None}
+        return tuple((f"{role}_token", text) for role, text in texts.items() if text is not None)
 
 
 def _without_surrogates(text: str) -> str:
     """Replace halves of surrogate pairs, which are no characters and which no tokenizer takes."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
-_CONTEXT = 8
-"""Tokens kept before what is new: enough for a character and the space before a word."""
-
-_PATIENCE = 16
-"""Tokens after which text that still ends in a broken character is given as it is."""
-
-_LONGEST_RUN = 512
-"""Tokens kept at most."""
-
-
-class StreamDecoder:
-    """Text that comes token by token.
-
-    Tokens are parts of characters and depend on what stands before them (a leading space), so that the text of each
-    alone is not the text of all. This keeps what has been said and gives only what is certain.
-
-    Parameters
-    ----------
-    tokenizer : Tokenizer
-    context : sequence of int
-        Tokens that stand before; their text is not given.
-    """
-
-    __slots__ = ("_ids", "_said", "_tokenizer")
-
-    def __init__(self, tokenizer: Tokenizer, context: Sequence[int] = ()) -> None:
-        self._tokenizer = tokenizer
-        self._ids = list(context)[-4 * _CONTEXT :]
-        self._said = len(self._ids)
-
-    def step(self, token: int) -> str:
-        """Take one more token and give the text that it settles; empty while a character is incomplete."""
-        self._ids.append(token)
-        pending = len(self._ids) - self._said
-        return self._settle(whole=pending >= _PATIENCE)
-
-    def finish(self) -> str:
-        """Give what is left: an incomplete character as U+FFFD."""
-        return self._settle(whole=True)
-
-    def _settle(self, *, whole: bool) -> str:
-        before = self._tokenizer.decode(self._ids[: self._said])
-        now = self._tokenizer.decode(self._ids)
-        if now.endswith("\ufffd") and not whole:
-            return ""
-        # What was said before can only differ in its last character, which was incomplete then.
-        text = now[len(before) :] if now.startswith(before) else now[len(before.rstrip("\ufffd")) :]
-        if len(self._ids) > 4 * _CONTEXT:
-            self._ids = self._shortened()
-        self._said = len(self._ids)
-        return text
-
-    def _shortened(self) -> list[int]:
-        kept = self._ids[-_CONTEXT:]
-        # Not inside a run of single bytes: they are decoded together or not at all.
-        broken = "\ufffd" in self._tokenizer.decode(kept) and len(self._ids) < _LONGEST_RUN
-        return self._ids if broken else kept

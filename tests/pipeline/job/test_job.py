@@ -21,7 +21,7 @@ from halfpint.formats.float8 import Float8
 from halfpint.models import opening
 from halfpint.pipeline import verbs
 from halfpint.pipeline.options import CalibrationOptions, QuantizeOptions
-from halfpint.planning.planner import TIED
+from halfpint.planning.left_out import TIED
 
 JOBS = [
     ("gguf", {"bits": 8}),

@@ -108,9 +108,13 @@ def _most_tokens(reference: Checkpoint, options: MeasureOptions) -> int:
 
 def speech(checkpoint: Checkpoint) -> Speech:
     """How one talks with a model: in its chat template, by texts that it continues, or not at all."""
-    if find(checkpoint.config) is None or not reads_text(checkpoint):
+    if find(checkpoint.config) is None:
         return ""
-    return "generate" if load_tokenizer(checkpoint).chat_template is None else "chat"
+    try:
+        tokenizer = load_tokenizer(checkpoint)
+    except UnsupportedError:
+        return ""
+    return "generate" if tokenizer.chat_template is None else "chat"
 
 
 def reads_text(checkpoint: Checkpoint) -> bool:
@@ -158,14 +162,21 @@ def _begun(source: TextSource, seed: int) -> TextSource:
 def conversation_renderer(tokenizer: Tokenizer) -> Render:
     """The model's own chat template where there is one, else plain lines.
 
-    A template may refuse a conversation that another model takes (one with a system message, say); then its system
-    messages are told by the user, and what is refused even so is plain lines.
+    A template may refuse or drop what another model takes (a system message, say); then its system messages are told
+    by the user, and what is refused even so is plain lines.
+
+    Raises
+    ------
+    UnsupportedError
+        When a conversation is rendered by a template that drops what the user says.
     """
     if tokenizer.chat_template is None:
         return plain_conversation
 
     def render(messages: Sequence[Mapping[str, Any]]) -> str:
-        for attempt in (messages, without_system(messages)):
+        has_system = any(message.get("role") == "system" for message in messages)
+        told = without_system(messages)
+        for attempt in (told,) if has_system and not tokenizer.shows_system() else (messages, told):
             try:
                 return tokenizer.apply_chat_template(attempt, add_generation_prompt=False)
             except CheckpointError:
@@ -180,5 +191,7 @@ def without_system(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
     told = "\n\n".join(str(message.get("content", "")) for message in messages if message.get("role") == "system")
     rest = [dict(message) for message in messages if message.get("role") != "system"]
     if told and rest:
-        rest[0]["content"] = f"{told}\n\n{rest[0].get('content', '')}"
+        said = rest[0].get("content") or ""
+        parts = isinstance(said, list)
+        rest[0]["content"] = [{"type": "text", "text": told}, *said] if parts else f"{told}\n\n{said}"
     return list(rest)

@@ -11,6 +11,8 @@ from halfpint.families.record import Role
 from halfpint.kernels.coding import to_float32
 from halfpint.pipeline.options import Progress, silent
 from halfpint.pipeline.results import VerifyReport
+from halfpint.planning.left_out import check_is_weight, no_weight
+from halfpint.planning.planner import roles_of
 from halfpint.tensors import TensorSpec, row_slices
 from halfpint.tokenization import load_tokenizer
 
@@ -32,7 +34,10 @@ def verify_checkpoint(checkpoint: Checkpoint, progress: Progress = silent) -> Ve
     VerificationError
         If a tensor is missing or has another shape than the configuration says, or holds NaN or infinity.
     """
-    notes = _check_wiring(checkpoint) + _check_tokenizer(checkpoint)
+    notes = [*checkpoint.notes, *_check_wiring(checkpoint), *_check_tokenizer(checkpoint)]
+    roles = roles_of(checkpoint)
+    for spec in checkpoint.tensors.values():
+        check_is_weight(checkpoint, spec, roles.get(spec.name))
     total = sum(spec.nbytes for spec in checkpoint.tensors.values())
     done = 0
     for spec in checkpoint.tensors.values():
@@ -48,6 +53,7 @@ def verify_checkpoint(checkpoint: Checkpoint, progress: Progress = silent) -> Ve
         nbytes=checkpoint.weight_bytes,
         parameters=sum(spec.parameters for spec in checkpoint.tensors.values()),
         notes=tuple(notes),
+        unchecked=sum(spec.format is None for spec in checkpoint.tensors.values()),
     )
 
 
@@ -67,19 +73,24 @@ def _check_wiring(checkpoint: Checkpoint) -> list[str]:
                 f"{checkpoint.path}: {role.name} has shape {list(spec.shape)}, "
                 f"the configuration says {list(role.shape)}"
             )
-    notes = [f"{name} is not part of a {family.name} model" for name in checkpoint.tensors if name not in expected]
+    strangers = [spec for spec in checkpoint.tensors.values() if spec.name not in expected]
+    notes = [
+        f"{spec.name} is {reason}: left out of every output"
+        if (reason := no_weight(spec))
+        else f"{spec.name} is not part of a {family.name} model"
+        for spec in strangers
+    ]
     tied = [role.name for role in expected.values() if role.role is Role.HEAD and role.optional]
     notes += [f"{name} is stored although it is tied to the embedding" for name in tied if name in checkpoint.tensors]
     return notes
 
 
 def _check_tokenizer(checkpoint: Checkpoint) -> list[str]:
-    """A broken tokenizer is an error; a missing one is noted."""
+    """A broken tokenizer, or one of another model, is an error; a missing one and odd ones are noted."""
     try:
-        load_tokenizer(checkpoint)
+        return list(load_tokenizer(checkpoint).notes)
     except UnsupportedError as error:
         return [f"the model cannot read or write text: {error}"]
-    return []
 
 
 def _check_numbers(checkpoint: Checkpoint, spec: TensorSpec) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,15 @@ class TextGenerator:
     ----------
     checkpoint : Checkpoint
         Open; must stay open while the generator is used.
+    tokenizer : Tokenizer, optional
+        Of the checkpoint, where it was loaded before.
     """
 
     __slots__ = ("_checkpoint", "decoder", "tokenizer")
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, tokenizer: Tokenizer | None = None) -> None:
         self._checkpoint = checkpoint
-        self.tokenizer: Tokenizer = load_tokenizer(checkpoint)
+        self.tokenizer = load_tokenizer(checkpoint) if tokenizer is None else tokenizer
         self.decoder = Decoder.load(checkpoint, activations="int8")
 
     def empty_cache(self, options: GenerateOptions) -> Cache:
@@ -171,17 +174,18 @@ class Chat:
     Raises
     ------
     UnsupportedError
-        If the model has no chat template.
+        If the model has no chat template, or one that drops what the user says.
     """
 
-    __slots__ = ("_cache", "_checkpoint", "_generator", "_ids", "_messages", "_options")
+    __slots__ = ("_begun", "_cache", "_checkpoint", "_generator", "_ids", "_messages", "_options")
 
     def __init__(self, model: str | Path, options: GenerateOptions) -> None:
         self._checkpoint = open_model(model)
         try:
             # Before anybody has written a message, and before the weights are loaded.
-            load_tokenizer(self._checkpoint).apply_chat_template([{"role": "user", "content": "Hello"}])
-            self._generator = TextGenerator(self._checkpoint)
+            tokenizer = load_tokenizer(self._checkpoint)
+            tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}])
+            self._generator = TextGenerator(self._checkpoint, tokenizer)
         except BaseException:
             self._checkpoint.close()
             raise
@@ -192,6 +196,8 @@ class Chat:
         """Forget what was said."""
         self._messages: list[dict[str, str]] = []
         self._ids: list[int] = []
+        # One date for the whole conversation: its beginning stays the same, and is not read again.
+        self._begun = datetime.datetime.now().astimezone()
         self._cache = self._generator.empty_cache(self._options)
 
     def close(self) -> None:
@@ -216,7 +222,7 @@ class Chat:
         """
         messages = [*self._messages, {"role": "user", "content": user_text}]
         tokenizer = self._generator.tokenizer
-        ids = tokenizer.encode(tokenizer.apply_chat_template(messages), add_special=False)
+        ids = tokenizer.encode(tokenizer.apply_chat_template(messages, now=self._begun), add_special=False)
         # What the cache holds of the same beginning need not be read again.
         kept = 0
         while kept < min(len(self._ids), len(ids) - 1, self._cache.length) and self._ids[kept] == ids[kept]:
