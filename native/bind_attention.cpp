@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "arguments.hpp"
 #include "dispatch.hpp"
 #include "key_values.hpp"
 
@@ -22,10 +23,6 @@ using ReadBytes = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb:
 using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 constexpr std::size_t kMostDims = 1 << 16;
-
-void require(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
 
 CacheKind kind_of(const std::string& kind) {
     require(kind == "f32" || kind == "f16" || kind == "q8", "no such kind of cache");
@@ -79,7 +76,6 @@ void restore(KeyValues& held, ReadBytes bytes, std::size_t length) {
 
 }  // namespace
 
-// What is written to is never converted: the caller would not see it.
 void bind_attention(nb::module_& module) {
     module.def("attention_isa", [] { return attention_kernels().isa; });
     nb::class_<KeyValues>(module, "KeyValues")
@@ -88,12 +84,10 @@ void bind_attention(nb::module_& module) {
         .def_prop_ro("nbytes", &KeyValues::nbytes)
         .def("stored_bytes", &KeyValues::stored_bytes, nb::arg("length"))
         .def("append", &append, nb::arg("keys"), nb::arg("values"))
-        .def("attend", &attend, nb::arg("queries"), nb::arg("scale"), nb::arg("window"), nb::arg("cap"),
-             nb::arg("out").noconvert())
+        .def("attend", &attend, nb::arg("queries"), nb::arg("scale"), nb::arg("window"), nb::arg("cap"), out("out"))
         .def("truncate", &KeyValues::truncate, nb::arg("length"))
-        .def("read", &read, nb::arg("start"), nb::arg("keys").noconvert(),
-             nb::arg("values").noconvert())
-        .def("save", &save, nb::arg("out").noconvert())
+        .def("read", &read, nb::arg("start"), out("keys"), out("values"))
+        .def("save", &save, out("out"))
         .def("restore", &restore, nb::arg("pages"), nb::arg("length"));
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "arguments.hpp"
 #include "decoder_block.hpp"
 #include "packed_integers.hpp"
 
@@ -22,10 +23,6 @@ namespace {
 using Row = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ReadRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-void require(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
 
 std::vector<float> copy_of(nb::handle array) {
     if (array.is_none()) return {};
@@ -171,14 +168,13 @@ private:
 
 }  // namespace
 
-// Hidden states are never converted: the caller would not see what is written.
 void bind_block(nb::module_& module) {
     nb::class_<BoundBlock>(module, "DecoderBlock")
         .def("__init__", &construct, nb::arg("sizes"), nb::arg("numbers"), nb::arg("window"), nb::arg("activation"),
              nb::arg("norms"), nb::arg("projections"));
     nb::class_<BoundBlocks>(module, "DecoderBlocks")
         .def(nb::init<const nb::list&, const nb::list&>(), nb::arg("blocks"), nb::arg("angle_kinds"))
-        .def("forward", &BoundBlocks::forward, nb::arg("hidden").noconvert(), nb::arg("texts"), nb::arg("angles"));
+        .def("forward", &BoundBlocks::forward, out("hidden"), nb::arg("texts"), nb::arg("angles"));
 }
 
 }  // namespace halfpint

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "arguments.hpp"
 #include "dispatch.hpp"
 #include "threads.hpp"
 
@@ -22,10 +23,6 @@ using Rows = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 // Elements that are worth a thread: some 10 microseconds.
 constexpr std::size_t kLeastElements = 1 << 15;
-
-void require(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
 
 std::size_t row_grain(std::size_t columns) { return kLeastElements / std::max<std::size_t>(1, columns) + 1; }
 
@@ -93,13 +90,12 @@ void add(Rows into, ReadRows more) {
 
 }  // namespace
 
-// What is written to is never converted: the caller would not see it.
 void bind_elementwise(nb::module_& module) {
     module.def("elementwise_isa", [] { return elementwise_kernels().isa; });
-    module.def("rms_norm", &rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"), nb::arg("out").noconvert());
-    module.def("rotate", &rotate, nb::arg("x").noconvert(), nb::arg("head_dim"), nb::arg("cosines"), nb::arg("sines"));
-    module.def("gate", &gate, nb::arg("activation"), nb::arg("gates"), nb::arg("ups"), nb::arg("out").noconvert());
-    module.def("add", &add, nb::arg("into").noconvert(), nb::arg("more"));
+    module.def("rms_norm", &rms_norm, nb::arg("x"), nb::arg("weight"), nb::arg("epsilon"), out("out"));
+    module.def("rotate", &rotate, out("x"), nb::arg("head_dim"), nb::arg("cosines"), nb::arg("sines"));
+    module.def("gate", &gate, nb::arg("activation"), nb::arg("gates"), nb::arg("ups"), out("out"));
+    module.def("add", &add, out("into"), nb::arg("more"));
 }
 
 }  // namespace halfpint

@@ -7,6 +7,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "arguments.hpp"
 #include "dispatch.hpp"
 #include "threads.hpp"
 
@@ -32,10 +33,6 @@ struct BlockLayout {
     std::size_t columns;
     std::size_t bytes;
 };
-
-void require(bool condition, const char* message) {
-    if (!condition) throw std::invalid_argument(message);
-}
 
 BlockLayout block_layout(int type) {
     BlockLayout layout{};
@@ -109,8 +106,8 @@ float largest_magnitude(const AnyMatrix& weight, bool halves) {
 void bind_encode(nb::module_& module) {
     module.def("encode_isa", [] { return encode_kernels().isa; });
     module.def("encode_blocks", &encode_blocks, nb::arg("type_id"), nb::arg("weight"), nb::arg("halves"),
-               nb::arg("importance").none(), nb::arg("targets"), nb::arg("blocks"));
-    module.def("decode_blocks", &decode_blocks, nb::arg("type_id"), nb::arg("blocks"), nb::arg("out"));
+               nb::arg("importance").none(), nb::arg("targets"), out("blocks"));
+    module.def("decode_blocks", &decode_blocks, nb::arg("type_id"), nb::arg("blocks"), out("out"));
     module.def("largest_magnitude", &largest_magnitude, nb::arg("weight"), nb::arg("halves"));
 }
 }  // namespace halfpint

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "arguments.hpp"
 #include "dispatch.hpp"
 #include "scratch.hpp"
 #include "threads.hpp"
@@ -33,10 +34,6 @@ using ReadFloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::
 using FloatMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using ReadBytes = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-void require(bool condition, const char* message) {
-    if (!condition) throw std::invalid_argument(message);
-}
 
 // What `halfpint.formats` says of a format with codes in groups, and of the search for its scales.
 struct GroupSearch {
@@ -178,9 +175,9 @@ void decode_codes(const ReadBytes& codes, const ReadFloats& values, const ReadFl
 void bind_groups(nb::module_& module) {
     nb::class_<GroupSearch>(module, "GroupSearch").def("__init__", &make_search);
     module.def("encode_groups", &encode_groups, nb::arg("search"), nb::arg("weight"), nb::arg("halves"),
-               nb::arg("importance").none(), nb::arg("shared_scale"), nb::arg("codes"), nb::arg("scales"),
-               nb::arg("zero_points").none());
+               nb::arg("importance").none(), nb::arg("shared_scale"), out("codes"), out("scales"),
+               out("zero_points").none());
     module.def("decode_codes", &decode_codes, nb::arg("codes"), nb::arg("values"), nb::arg("scales"),
-               nb::arg("zero_points").none(), nb::arg("shared"), nb::arg("out"));
+               nb::arg("zero_points").none(), nb::arg("shared"), out("out"));
 }
 }  // namespace halfpint

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "arguments.hpp"
 #include "dispatch.hpp"
 #include "packed_integers.hpp"
 #include "panels.hpp"
@@ -21,10 +22,6 @@ namespace {
 
 using Floats2 = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Output = PackedIntegers::Output;
-
-void require(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
 
 // Activations [tokens, columns]. They are rounded when a product first wants them; the array is kept for that.
 class IntegerActivations {
@@ -91,7 +88,8 @@ std::vector<Factor> factors_of(nb::list weights, const IntegerActivations& x, nb
     std::vector<Factor> factors;
     factors.reserve(weights.size());
     for (std::size_t i = 0; i < weights.size(); ++i) {
-        const auto out = nb::cast<Output>(outs[i], false);
+        Output out;
+        if (!nb::try_cast(outs[i], out, false)) throw nb::type_error("outputs are float32 [tokens, rows], contiguous");
         factors.push_back({&to_multiply(nb::cast<const PackedIntegers&>(weights[i]), x, out), out.data()});
     }
     return factors;
@@ -132,8 +130,8 @@ void bind_integer(nb::module_& module) {
         .def(nb::init<Floats2>(), nb::arg("x"))
         .def_prop_ro("tokens", &IntegerActivations::tokens)
         .def_prop_ro("columns", &IntegerActivations::columns)
-        .def("copy_rounded", &copy_rounded, nb::arg("codes"), nb::arg("scales"))
-        .def("copy_tiles", &copy_tiles, nb::arg("codes"), nb::arg("scales"));
+        .def("copy_rounded", &copy_rounded, out("codes"), out("scales"))
+        .def("copy_tiles", &copy_tiles, out("codes"), out("scales"));
     nb::class_<PackedIntegers>(module, "PackedIntegers")
         .def(nb::init<const std::string&, std::size_t, std::size_t, const std::string&, std::size_t, bool,
                       std::optional<PackedIntegers::Floats>, float>(),
@@ -142,12 +140,12 @@ void bind_integer(nb::module_& module) {
         .def_prop_ro("nbytes", &PackedIntegers::nbytes)
         .def("pack", &PackedIntegers::pack, nb::arg("data"), nb::arg("scales").none(),
              nb::arg("zero_points").none(), nb::arg("scale_columns"))
-        .def("decode", &PackedIntegers::decode, nb::arg("out"))
-        .def("gather", &PackedIntegers::gather, nb::arg("ids"), nb::arg("out"));
+        .def("decode", &PackedIntegers::decode, out("out"))
+        .def("gather", &PackedIntegers::gather, nb::arg("ids"), out("out"));
     module.def("multiply_integers", &multiply_integers, nb::arg("weights"), nb::arg("x"), nb::arg("outs"));
     module.def("multiply_many", &multiply_many, nb::arg("weights"), nb::arg("x"), nb::arg("outs"));
     module.def("multiply_gated", &multiply_gated_many, nb::arg("gate"), nb::arg("up"), nb::arg("activation"),
-               nb::arg("x"), nb::arg("out").noconvert());
+               nb::arg("x"), out("out"));
 }
 
 }  // namespace halfpint

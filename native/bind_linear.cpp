@@ -12,6 +12,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "arguments.hpp"
 #include "dispatch.hpp"
 #include "scratch.hpp"
 #include "threads.hpp"
@@ -39,10 +40,6 @@ constexpr std::array<KindRow, static_cast<std::size_t>(WeightKind::count)> kKind
     {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210}, {"iq4_nl", 32, 18}, {"iq4_xs", 256, 136},
     {"codes4", 2, 1},   {"codes8", 1, 1},
 }};
-
-void require(bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-}
 
 // Rows that one thread takes at a time: at least 256 Ki weights (some 50 us), so that waking
 // threads, and waiting for one that the system has put aside, does not cost more than it gains.
@@ -178,9 +175,9 @@ void bind_linear(nb::module_& module) {
         .def("set_codebook", &PackedWeight::set_codebook, nb::arg("levels"), nb::arg("scales"), nb::arg("scale_kind"),
              nb::arg("group_columns"), nb::arg("rows_per_scale"), nb::arg("zero_points").none(),
              nb::arg("scale_table").none())
-        .def("forward", &PackedWeight::forward, nb::arg("x"), nb::arg("out"))
-        .def("decode", &PackedWeight::decode, nb::arg("first_row"), nb::arg("out"))
-        .def("gather", &PackedWeight::gather, nb::arg("ids"), nb::arg("out"));
+        .def("forward", &PackedWeight::forward, nb::arg("x"), out("out"))
+        .def("decode", &PackedWeight::decode, nb::arg("first_row"), out("out"))
+        .def("gather", &PackedWeight::gather, nb::arg("ids"), out("out"));
 }
 
 }  // namespace halfpint

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "arguments.hpp"
 #include "dispatch.hpp"
 #include "scratch.hpp"
 #include "threads.hpp"
@@ -26,10 +27,6 @@ using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::devi
 using WriteFloats = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using WriteBytes = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using WriteShorts = nb::ndarray<std::int16_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-void require(bool condition, const char* message) {
-    if (!condition) throw std::invalid_argument(message);
-}
 
 template <class Matrix>
 void require_shape(const Matrix& matrix, std::size_t rows, std::size_t columns, const char* message) {
@@ -141,8 +138,8 @@ void bind_solve(nb::module_& module) {
     nb::class_<Lattice>(module, "Lattice").def("__init__", &make_lattice);
     module.def("solve_isa", [] { return solve_kernels().isa; });
     module.def("feed_back", &feed_back, nb::arg("lattice"), nb::arg("weight"), nb::arg("factor"), nb::arg("scale"),
-               nb::arg("offset"), nb::arg("indices"), nb::arg("errors"));
+               nb::arg("offset"), out("indices"), out("errors"));
     module.def("refine", &refine, nb::arg("lattice"), nb::arg("gradient"), nb::arg("moments"), nb::arg("rounds"),
-               nb::arg("indices"), nb::arg("scales"), nb::arg("subs"), nb::arg("change"));
+               out("indices"), out("scales"), out("subs"), out("change"));
 }
 }  // namespace halfpint

@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "arguments.hpp"
 #include "dispatch.hpp"
 #include "lines.hpp"
 #include "products.hpp"
@@ -100,10 +101,6 @@ public:
     }
 
 private:
-    static void require(bool holds, const char* what) {
-        if (!holds) throw std::invalid_argument(what);
-    }
-
     template <std::size_t count>
     static std::size_t index_of(const std::array<const char*, count>& names, const std::string& name, const char* what) {
         const auto found = std::find_if(names.begin(), names.end(), [&](const char* known) { return name == known; });
