@@ -12,7 +12,8 @@ from halfpint.checkpoints.tokenizer_files import read_tokenizer_files
 from halfpint.tokenization.gguf_vocabulary import tokenizer_from_metadata
 
 CACHE = Path.home() / ".cache" / "halfpint-tokenizers"
-SOURCES = ("made bytes", "made spaces", "llama2", "gpt4o", "qwen3")
+MADE = ("gpt-2", "llama-3", "llama-2", "gemma", "mistral")
+SOURCES = (*MADE, "llama2", "gpt4o", "qwen3")
 AROUND = ("{}", " {} ", "a {} b", "a{}b", "{}\n\n x", "  {}{}  ", "\t{}\t")
 FLAGS = {
     "rstrip": {
@@ -27,10 +28,8 @@ FLAGS = {
 
 
 def spelled(source: str) -> dict:
-    if source == "made bytes":
-        return json.loads(made_tokenizers.of_rule("llama-bpe").to_str())
-    if source == "made spaces":
-        return json.loads(made_tokenizers.sentencepiece().to_str())
+    if source in MADE:
+        return json.loads(made_tokenizers.KINDS[source]().to_str())
     path = CACHE / source / "tokenizer.json"
     if not path.exists():
         pytest.skip(f"{path} is not there")
@@ -67,7 +66,7 @@ def test_added_tokens_do_the_same_with_the_space_around_them(source: str, kind: 
         assert found.encode(line, add_special=False) == expected.encode(line, add_special_tokens=False).ids, line
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [*MADE, "llama2", "qwen3"])
 def test_all_stop_tokens_survive(source: str, tmp_path: Path) -> None:
     words = {f"<|stop {n}|>": {} for n in range(6)}
     path = with_added(source, tmp_path / "changed", {**words, "<|eom_id|>": {}}, tuple(words))
@@ -78,7 +77,7 @@ def test_all_stop_tokens_survive(source: str, tmp_path: Path) -> None:
 
 def test_files_of_others_follow_the_rule_of_llama_cpp_by_name(tmp_path: Path) -> None:
     """Without our key: in a model whose name says Phi-3, spaces after special tokens are taken away."""
-    path = with_added("made spaces", tmp_path / "changed", {"<|user|>": {}, "<|endoftext|>": {}})
+    path = with_added("llama-2", tmp_path / "changed", {"<|user|>": {}, "<|endoftext|>": {}})
     assert ADDED_TOKENS_KEY not in tokenizer_metadata(path, {})
     plain = tokenizer_from_metadata(metadata_of(path, general_name="Model 7B"))
     named = tokenizer_from_metadata(metadata_of(path, general_name="My Phi-3 mini"))
