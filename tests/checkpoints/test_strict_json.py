@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from json_cases import HOSTILE
+from json_cases import HOSTILE, NON_FINITE
 
 import tiny_models
 from halfpint.checkpoints.strict_json import parse_json, read_json_object
@@ -29,10 +29,10 @@ def test_sound_json_is_read_as_python_reads_it(text: bytes) -> None:
     assert parse_json(text, "x.json") == json.loads(text)
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", [*HOSTILE, *NON_FINITE])
 def test_hostile_json_ends_in_our_error(name: str) -> None:
     with pytest.raises(CheckpointError, match=r"x\.json"):
-        parse_json(HOSTILE[name], "x.json")
+        parse_json((HOSTILE | NON_FINITE)[name], "x.json")
 
 
 @pytest.mark.parametrize("text", [b"[]", b"1", b'"a"', b"null"])

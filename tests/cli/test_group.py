@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -248,3 +249,52 @@ def test_a_terminal_without_our_signs_gets_escapes():
     )
     assert b"\\u2588" in done.stdout
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "demo", "The old house", "--max-tokens", "2"),
+        ("chat", "demo", "--max-tokens", "2"),
+        ("quantize", "demo", "out.gguf", "--bits", "4", "--no-calibrate", "--no-measure"),
+        ("inspect", "demo"),
+        ("bench", "demo", "--prompt", "8", "--tokens", "2", "--repeats", "1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_closed_standard_error_is_no_fault(arguments, tmp_path):
+    words = " ".join(f"'{word}'" for word in (sys.executable, "-m", "halfpint.cli", *arguments))
+    done = subprocess.run(["sh", "-c", f"echo hello | {words} 2>&-"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "demo"),
+        ("generate", "demo", "x", "--max-tokens", "2"),
+        ("plan", "demo", "--bits", "4", "--json"),
+        ("--help",),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_full_standard_output_is_out_of_room(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "halfpint.cli", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 4, done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert "No space left" in done.stderr
+
+
+def test_the_limit_of_processor_time_ends_a_job_in_words(tmp_path):
+    words = f"ulimit -St 1; exec '{sys.executable}' -m halfpint.cli quantize demo out.gguf --bits 3"
+    done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGXCPU
+    assert "ended by SIGXCPU" in done.stderr

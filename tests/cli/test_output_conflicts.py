@@ -1,6 +1,8 @@
 """What a command writes beside its result never takes the place of what it reads, or of the result."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -90,3 +92,47 @@ def test_an_output_that_is_a_circle_of_links_is_refused(kept, tmp_path):
     result = run("quantize", kept / "model", tmp_path / "loop", *BRIEFLY, "--to", "gguf")
     assert result.exit_code == 2
     assert "circle" in result.stderr
+
+
+WRITES = [
+    ("plan", "demo", "--bits", "4", "--save"),
+    ("quantize", "demo", "OUT", "--bits", "4", "--no-measure", "--map"),
+    ("quantize", "demo", "OUT", "--bits", "4", "--no-measure", "--log"),
+    ("bench", "demo", "--log"),
+]
+READS = [("quantize", "demo", "OUT", "--plan"), ("generate", "demo", "x", "--max-tokens", "1", "--prompt-cache")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [*((words, "pipe") for words in (*WRITES, *READS)), *((words, "/dev/zero") for words in READS)],
+)
+def test_what_is_no_regular_file_is_refused_at_once(arguments, kind, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    words = [str(tmp_path / "out.gguf") if word == "OUT" else word for word in arguments]
+    result = run(*words, tmp_path / kind)
+    assert result.exit_code == 2, result.output
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("quantize", "demo", "out", "--size", "9" * 5000 + "GB"),
+        ("quantize", "demo", "out", "--size", "1" * 39 + "." + "1" * 5000),
+        ("bench", "demo", "--batch", "1e20"),
+        ("bench", "demo", "--batch", "9" * 5000),
+        ("bench", "demo", "--batch", "1000000"),
+        ("bench", "demo", "--tokens", str(10**18)),
+        ("generate", "demo", "x", "--max-tokens", "9" * 5000),
+        ("generate", "demo", "x", "--temperature", "9" * 5000),
+        ("plan", "demo", "--format", "x" * 100_000),
+        ("plan", "demo", "--bits", "4", "--rule", "x" * 100_000),
+    ],
+)
+def test_numbers_and_words_without_end_are_bad_usage_in_few_words(arguments):
+    found = subprocess.run(
+        [sys.executable, "-m", "halfpint", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert found.returncode == 2, found.stderr
+    assert len(found.stderr) < 2000

@@ -72,6 +72,12 @@ class Checkpoint(Protocol):
             If the bytes are not there any more, naming tensor and file.
         """
 
+    def allow_changes(self) -> None:
+        """Read files that this process writes to meanwhile: an output while it is made."""
+
+    def check_unchanged(self) -> None:
+        """Refuse files that were written to since they were opened, as every reading does: CheckpointError."""
+
     def close(self) -> None:
         """Release files and maps; reading afterwards is an error."""
 

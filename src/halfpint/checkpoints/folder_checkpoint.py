@@ -57,6 +57,16 @@ class FolderCheckpoint:
             raise UsageError(f"tensor {name!r} has {rows} rows; {start_row} to {end_row} are wanted")
         return tensor.read(start_row, end_row)
 
+    def allow_changes(self) -> None:
+        """Read files that this process writes to meanwhile."""
+        for file in self._shards.files:
+            file.allow_changes()
+
+    def check_unchanged(self) -> None:
+        """Refuse files that were written to since they were opened."""
+        for file in self._shards.files:
+            file.check_unchanged()
+
     def close(self) -> None:
         """Release all files."""
         self._shards.close()

@@ -149,6 +149,16 @@ class GgufCheckpoint:
             return np.subtract(data, np.float32(entry.place.offset), dtype=np.float32)
         return data
 
+    def allow_changes(self) -> None:
+        """Read files that this process writes to meanwhile."""
+        for part in self._parts:
+            part.file.allow_changes()
+
+    def check_unchanged(self) -> None:
+        """Refuse files that were written to since they were opened."""
+        for part in self._parts:
+            part.file.check_unchanged(str(part.file.path))
+
     def close(self) -> None:
         """Release the files; reading afterwards is a CheckpointError."""
         for part in self._parts:

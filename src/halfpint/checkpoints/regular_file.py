@@ -7,6 +7,7 @@ process with SIGBUS, while a short read can be told as an error.
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import stat
 from pathlib import Path
@@ -31,7 +32,7 @@ class RegularFile:
         Bytes when it was opened. All bounds are checked against this.
     """
 
-    __slots__ = ("_descriptor", "path", "size")
+    __slots__ = ("_descriptor", "_stamp", "path", "size")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,6 +47,7 @@ class RegularFile:
             os.close(descriptor)
             raise CheckpointError(f"{str(path)!r} is not a regular file, so it is not read")
         self._descriptor = descriptor
+        self._stamp: tuple[int, int, int, int] | None = _stamp(status)
         self.size = status.st_size
 
     def read(self, offset: int, count: int, what: str) -> bytes:
@@ -63,6 +65,7 @@ class RegularFile:
             # One piece nearly always, which is then handed on without a copy.
             pieces.append(self._read_some(offset + done, count - done, what))
             done += len(pieces[-1])
+        self.check_unchanged(what)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_array(self, offset: int, shape: tuple[int, ...], dtype: np.dtype[np.generic], what: str) -> Array:
@@ -75,9 +78,7 @@ class RegularFile:
         RoomError
             If there is no memory for it.
         """
-        count = dtype.itemsize
-        for length in shape:
-            count *= length
+        count = dtype.itemsize * math.prod(shape)
         self._check(offset, count, what)
         try:
             array = np.empty(shape, dtype)
@@ -85,7 +86,31 @@ class RegularFile:
             raise RoomError(f"{what}: no memory for {count} bytes; read fewer rows at a time") from error
         if count:
             self._fill(array.reshape(-1).view(np.uint8).data, offset, what)
+        self.check_unchanged(what)
         return array
+
+    def allow_changes(self) -> None:
+        """Read a file that this process writes to meanwhile."""
+        self._stamp = None
+
+    def check_unchanged(self, what: str) -> None:
+        """Refuse a file that was written to since it was opened: what was read may be partly old and partly new.
+
+        A file that was renamed, linked or deleted meanwhile is still read as it was.
+
+        Raises
+        ------
+        CheckpointError
+            If its size or times are others.
+        """
+        if self._descriptor < 0 or self._stamp is None:
+            return
+        now = _stamp(os.fstat(self._descriptor))
+        if now[:2] != self._stamp[:2] or (now[2] != self._stamp[2] and now[3] == self._stamp[3]):
+            raise CheckpointError(
+                f"{what}: {self.path} was changed while it was being read; run the command again when nothing writes "
+                "to it any more"
+            )
 
     def close(self) -> None:
         """Release the descriptor; reading afterwards is a CheckpointError."""
@@ -131,6 +156,11 @@ class RegularFile:
             f"{what}: {self.path} ends at byte {offset}, though it had {self.size} bytes when it was opened; "
             "it was cut short meanwhile"
         )
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Size, times of the last write and of the last change of anything, and how many names the file has."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_nlink
 
 
 def _cannot_open(path: Path, error: OSError | ValueError) -> CheckpointError:

@@ -78,6 +78,14 @@ class SafetensorsFile:
         shape = (end_row - start_row, *entry.shape[1:])
         return self._file.read_array(start + start_row * row_bytes, shape, dtype, what)
 
+    def allow_changes(self) -> None:
+        """Read a file that this process writes to meanwhile."""
+        self._file.allow_changes()
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was written to since it was opened."""
+        self._file.check_unchanged(str(self.path))
+
     def close(self) -> None:
         """Release the file; reading afterwards is a CheckpointError."""
         self._file.close()

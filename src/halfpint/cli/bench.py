@@ -15,6 +15,8 @@ from halfpint.report import json
 from halfpint.report.progress import reporting
 from halfpint.report.speed import bench_card
 
+_MOST_TOKENS, _MOST_TEXTS = 1 << 20, 1024
+
 
 class _Trial(TypedDict):
     """What the options of this command give."""
@@ -34,32 +36,37 @@ class _Trial(TypedDict):
 @click.option(
     "--prompt",
     "prompts",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_TOKENS),
     multiple=True,
     metavar="N",
     help="Tokens of the prompt; may be repeated. [default: 128 and 512]",
 )
 @click.option(
     "--tokens",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_TOKENS),
     default=128,
     show_default=True,
     metavar="N",
     help="Tokens to write after each prompt.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, metavar="N", help="How often each is done."
+    "--repeats", type=click.IntRange(1, 1000), default=3, show_default=True, metavar="N", help="How often each is done."
 )
 @click.option(
     "--batch",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_TEXTS),
     default=1,
     show_default=True,
     metavar="N",
     help="Texts to read and continue together; their tokens count together.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the prompts' tokens."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the prompts' tokens.",
 )
 @options.threads
 @options.as_json

@@ -30,7 +30,7 @@ UNITS: Mapping[str, int] = MappingProxyType(
 )
 """Units of sizes; upper and lower case are the same."""
 
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
+_SIZE = re.compile(r"\s*([0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})\s*([A-Za-z]*)\s*")
 
 
 class Bytes(click.ParamType[int]):

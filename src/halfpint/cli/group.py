@@ -34,9 +34,11 @@ NOBODY_READS = 141
 TRACEBACK = "halfpint.traceback"
 """Key of `click.Context.meta`: whether an error prints where it came from."""
 
-# What Python says, as a RuntimeError, when a thread finds no memory for its stack.
-_NO_THREAD = "can't start new thread"
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM})
+# What Python and C++ say, as a RuntimeError, when there is no memory for a thread.
+_NO_MEMORY = ("can't start new thread", "can't allocate lock", "Resource temporarily unavailable", "std::bad_alloc")
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EAGAIN})
+_LONGEST = 1500
+"""Characters of an error message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class LazyGroup(click.Group):
             if sys.stdout is None:
                 # Nothing is begun whose result nobody could read.
                 raise Ended("error: standard output is closed; > /dev/null if nobody is to read it", NOBODY_READS)
+            _fill_streams()
             with stopping():
                 code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
                 sys.stdout.flush()
@@ -153,14 +156,33 @@ class LazyGroup(click.Group):
 
 def _say(ended: Ended) -> int:
     """Put an end into words, unless it is that nobody reads them; give its exit code."""
-    if ended.code == NOBODY_READS and sys.stdout is not None:
-        # The interpreter would complain when it flushes standard output at the end.
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            # The interpreter would complain when it flushes standard output at the end.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if ended.code != NOBODY_READS or sys.stdout is None:
         with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    else:
-        with suppress(OSError):
-            click.echo(f"halfpint: {ended.message}", err=True)
+            click.echo(f"halfpint: {_bounded(ended.message)}", err=True)
     return ended.code
+
+
+def _bounded(message: str) -> str:
+    """Leave out the middle of a message that repeats something endless that was typed."""
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST - 300]} [...] {message[-250:]}"
+
+
+def _fill_streams() -> None:
+    """Put the null device in the place of standard streams that are closed, so that no file takes their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def explain(error: BaseException) -> Ended:
@@ -182,7 +204,7 @@ def _explain(error: BaseException) -> Ended:
         return Ended(f"error: {one_line(str(error))}", error.exit_code)
     if isinstance(error, BrokenPipeError):
         return Ended("nobody reads the output any more", NOBODY_READS)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error) == _NO_THREAD):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and str(error).startswith(_NO_MEMORY)):
         return Ended("error: not enough memory; close other programs or take a smaller model", OUT_OF_ROOM)
     if isinstance(error, OSError):
         where = f": {error.filename}" if error.filename else ""

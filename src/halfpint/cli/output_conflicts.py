@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ _HELD = ("model", "against", "output", "plan_file", "texts", "prompt_cache")
 
 # A file of safetensors begins with the length of its header, which is JSON.
 _LENGTH_BYTES = 8
+_PATIENCE_SECONDS = 3.0
 
 
 class Command(click.Command):
@@ -46,6 +49,11 @@ def check_places(parameters: Mapping[str, Any]) -> None:
     """
     written = {option: parameters[name] for name, option in _WRITTEN.items() if parameters.get(name) is not None}
     held = [*_places(parameters)]
+    cache = parameters.get("prompt_cache")
+    if cache is not None and Path(cache).exists() and not Path(cache).is_file() and not Path(cache).is_dir():
+        raise UsageError(f"--prompt-cache {cache}: is no regular file; name one")
+    for option, path in written.items():
+        _check_kind(option, path)
     for option, path in written.items():
         for other in held:
             if _meet(path, other):
@@ -53,6 +61,31 @@ def check_places(parameters: Mapping[str, Any]) -> None:
         if _is_checkpoint(path):
             raise UsageError(f"{option} {path}: is a checkpoint, which is not written over; name another file")
         held.append(path)
+
+
+def _check_kind(option: str, path: Path) -> None:
+    """Refuse what cannot be written like a file: devices of blocks, sockets, and pipes that wait for a reader."""
+    if path.is_socket() or path.is_block_device():
+        raise UsageError(f"{option} {path}: is no regular file; name one")
+    if path.is_fifo() and not _has_reader(path):
+        raise UsageError(f"{option} {path}: is a pipe that no program reads; start its reader, or name a file")
+
+
+def _has_reader(pipe: Path) -> bool:
+    """Whether a program reads a named pipe, or begins to within `_PATIENCE_SECONDS`.
+
+    The end that is opened for that stays open: if it were closed, the reader would see the end of the pipe.
+    """
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _places(parameters: Mapping[str, Any]) -> Iterator[Path]:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# SIGHUP is unknown to Windows.
-_STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+# SIGHUP and SIGXCPU are unknown to Windows.
+_STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGXCPU") if hasattr(signal, name))
+_told: list[int] = []
 
 
 class Stopped(BaseException):
@@ -22,8 +23,9 @@ class Stopped(BaseException):
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     # The first one ends the work; another must not cut short the removal of unfinished files.
-    for each in _STOPPING:
+    for each in (*_STOPPING, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
+    _told.append(number)
     raise Stopped(number)
 
 
@@ -36,13 +38,16 @@ def stopping() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _STOPPING}
-    for number, handler in before.items():
-        if handler is signal.SIG_DFL:
+    before = {number: signal.getsignal(number) for number in (*_STOPPING, signal.SIGINT)}
+    for number in _STOPPING:
+        if before[number] is signal.SIG_DFL:
             signal.signal(number, _stop)
+    _told.clear()
     try:
         yield
+        if _told:  # it came where Python drops exceptions, as in the removal of an object
+            raise Stopped(_told[0])
     finally:
         for number, handler in before.items():
-            if handler is signal.SIG_DFL:
+            if handler in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, handler)

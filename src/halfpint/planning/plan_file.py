@@ -129,6 +129,8 @@ def read(path: Path) -> PlanFile:
         If it is missing, too large, not UTF-8, or no plan.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"the plan {path} is no regular file, so it is not read")
         if path.stat().st_size > _MOST_BYTES:
             raise UsageError(f"{path} is larger than any plan; is it a model?")
         return loads(path.read_text(encoding="utf-8-sig"), str(path))

@@ -15,13 +15,16 @@ from safetensors.numpy import load_file, save_file
 
 import halfpint
 import tiny_models
-from halfpint.checkpoints import open_checkpoint, read_float32
+from halfpint.checkpoints import CONTAINERS, open_checkpoint, read_float32
 from halfpint.errors import HalfpintError, NonFiniteError, UnsupportedError, UsageError
 from halfpint.formats.float8 import Float8
 from halfpint.models import opening
 from halfpint.pipeline import verbs
+from halfpint.pipeline.job import quantization
+from halfpint.pipeline.job.quantization import JobSettings
 from halfpint.pipeline.options import CalibrationOptions, QuantizeOptions
 from halfpint.planning.left_out import TIED
+from halfpint.planning.planner import Wish, make_plan
 
 JOBS = [
     ("gguf", {"bits": 8}),
@@ -214,3 +217,34 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tiny, tmp_path, container):
 
 def test_errors_share_one_base():
     assert issubclass(NonFiniteError, HalfpintError)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_a_job_that_ends_while_its_output_is_looked_at_goes_on_there(error, tmp_path):
+    source, output = open_checkpoint(opening.demo_folder()), tmp_path / "out.gguf"
+    plan = make_plan(source, CONTAINERS["gguf"], Wish(bits=4))
+    seen = []
+
+    def stop(path):
+        seen.append(path)
+        raise error
+
+    with pytest.raises(error):
+        quantization.quantize(source, output, plan, settings=JobSettings(examine=stop))
+    assert not output.exists()
+    written = quantization.quantize(source, output, plan, settings=JobSettings(examine=seen.append))
+    assert written.continued == len(plan.tensors)
+    assert seen[0] == seen[1] != output
+    assert output.exists()
+
+
+def test_an_error_of_the_look_at_the_output_keeps_the_output(tmp_path):
+    source, output = open_checkpoint(opening.demo_folder()), tmp_path / "out.gguf"
+    plan = make_plan(source, CONTAINERS["gguf"], Wish(bits=4))
+
+    def fail(_path):
+        raise UsageError("vocabularies differ")
+
+    with pytest.raises(UsageError, match="vocabularies"):
+        quantization.quantize(source, output, plan, settings=JobSettings(examine=fail))
+    assert output.exists()

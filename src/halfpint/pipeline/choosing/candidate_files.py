@@ -72,9 +72,14 @@ class CandidateBuilder:
         if gathered is not None:
             stream = replace(gathered.stream, max_activation_bytes=planned.limits.activation_bytes)
             gathered = replace(gathered, stream=stream)
-        settings = JobSettings(self.options.fresh, planned.limits.slice_weights)
+        measured: list[Measurement | None] = []
+        settings = JobSettings(
+            self.options.fresh,
+            planned.limits.slice_weights,
+            lambda path: measured.append(self._measured(path, again)),
+        )
         written = quantization.quantize(self.source, output, planned.plan, gathered, self.progress, settings)
-        return CandidateFile(planned, written, self._measured(written.output, again))
+        return CandidateFile(planned, written, measured[-1])
 
     def _measured(self, path: Path, again: bool) -> Measurement | None:
         if self.windows is None:

@@ -80,6 +80,7 @@ def solve_with_text(work: JobState, calibration: Calibration) -> CalibrationRepo
     """
     wanted = frozenset(tensor.name for tensor in work.plan.tensors if needs_moments(tensor.solver))
     written = open_checkpoint(work.staging.path)
+    written.allow_changes()
     try:
         return calibrate(
             work.source,

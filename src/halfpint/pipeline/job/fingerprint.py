@@ -25,7 +25,7 @@ _HEAD_BYTES = 1 << 20
 _SAMPLES = 32
 _SAMPLE_BYTES = 1 << 14
 
-_TIME = "modified_ns"
+_TIMES = ("modified_ns", "changed_ns")
 _SECRET = "sha256"
 _MOST_WORDS = 3
 
@@ -64,19 +64,19 @@ def fingerprint(source: Checkpoint, plan: Plan, settings: Mapping[str, Any], *, 
 def model_fingerprint(source: Checkpoint) -> str:
     """Tell a model from all others: a hash of its configuration, and of sizes and samples of its weight files."""
     config = json.dumps(dict(source.config), sort_keys=True, default=_plain)
-    files = [{key: value for key, value in _file(path).items() if key != _TIME} for path in source.files]
+    files = [{key: value for key, value in _file(path).items() if key not in _TIMES} for path in source.files]
     return _sha256(json.dumps([config, files]).encode())
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say what differs between two fingerprints, in words; times of files do not count."""
     one, other = dict(_flat(before)), dict(_flat(now))
-    return [_difference(path, one, other) for path in _differing(one, other) if path[-1] != _TIME]
+    return [_difference(path, one, other) for path in _differing(one, other) if path[-1] not in _TIMES]
 
 
 def touched(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a file of the source was written, or copied, after the first fingerprint was taken."""
-    return any(path[-1] == _TIME for path in _differing(dict(_flat(before)), dict(_flat(now))))
+    return any(path[-1] in _TIMES for path in _differing(dict(_flat(before)), dict(_flat(now))))
 
 
 def summary(said: list[str]) -> str:
@@ -91,7 +91,7 @@ def _file(path: Path, whole: bool = False) -> dict[str, Any]:
         status = os.fstat(file.fileno())
         if whole:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return {"bytes": status.st_size, "content": {_SECRET: digest}, _TIME: status.st_mtime_ns}
+            return {"bytes": status.st_size, "content": {_SECRET: digest}, **_times(status)}
         content.update(file.read(_HEAD_BYTES))
         last = status.st_size - _SAMPLE_BYTES
         for number in range(1, _SAMPLES + 1):
@@ -99,7 +99,12 @@ def _file(path: Path, whole: bool = False) -> dict[str, Any]:
             if offset >= _HEAD_BYTES:
                 file.seek(offset)
                 content.update(file.read(_SAMPLE_BYTES))
-    return {"bytes": status.st_size, "sample": {_SECRET: content.hexdigest()}, _TIME: status.st_mtime_ns}
+    return {"bytes": status.st_size, "sample": {_SECRET: content.hexdigest()}, **_times(status)}
+
+
+def _times(status: os.stat_result) -> dict[str, int]:
+    """Times of the last write, which programs can put back, and of the last change of anything, which they cannot."""
+    return dict(zip(_TIMES, (status.st_mtime_ns, status.st_ctime_ns), strict=True))
 
 
 def _side_files(source: Checkpoint) -> Iterator[tuple[str, dict[str, str]]]:

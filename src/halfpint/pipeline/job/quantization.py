@@ -7,7 +7,7 @@ journal, and the same job goes on from there, to the same bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from halfpint.calibration.streams import CalibrationReport
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint, Writer
 from halfpint.checkpoints.staging import Staging
-from halfpint.errors import NonFiniteError, ShapeError, UnsupportedError, UsageError, VerificationError
+from halfpint.errors import (
+    HalfpintError,
+    NonFiniteError,
+    RoomError,
+    ShapeError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
 from halfpint.pipeline.job.calibrated_solving import Calibration, is_needed, solve_with_text
 from halfpint.pipeline.job.fingerprint import fingerprint
 from halfpint.pipeline.job.job_state import JobState
@@ -66,10 +74,14 @@ class JobSettings:
         Whether what an earlier process has left of the output is removed; otherwise the job goes on with it.
     slice_weights : int
         Weights that are worked on at a time, where rows are solved apart.
+    examine : function of Path, optional
+        Looks at the output when it is whole and read back, before it appears: what ends that, ends a job that the same
+        command goes on with. An error of its own does not keep the output from appearing.
     """
 
     fresh: bool = False
     slice_weights: int = SLICE_WEIGHTS
+    examine: Callable[[Path], object] | None = None
 
 
 def quantize(
@@ -120,7 +132,8 @@ def quantize(
     except BaseException:
         staging.leave()
         raise
-    return _carry_out(_Job(source, plan, staging, progress, settings.slice_weights), described, finished, calibration)
+    job = _Job(source, plan, staging, progress, settings.slice_weights, settings.examine)
+    return _carry_out(job, described, finished, calibration)
 
 
 def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, calibration: Calibration | None) -> Written:
@@ -140,7 +153,12 @@ def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, cali
             lines.close()
         outcomes = [finished[tensor.name] for tensor in job.plan.tensors]
         verify_written(job.staging.path, job.plan, outcomes, job.progress)
-        return Written(writer.finish(), tuple(outcomes), continued, report)
+        job.source.check_unchanged()
+        failure = _examined(job)
+        written = Written(writer.finish(), tuple(outcomes), continued, report)
+        if failure is not None:
+            raise failure
+        return written
     except _HOPELESS:
         place.abandon()
         raise
@@ -181,6 +199,19 @@ class _Job:
     staging: Staging
     progress: Progress
     slice_weights: int
+    examine: Callable[[Path], object] | None
+
+
+def _examined(job: _Job) -> HalfpintError | None:
+    """Let the output be looked at; an error that another run would meet again is given back."""
+    try:
+        if job.examine is not None:
+            job.examine(job.staging.path)
+    except RoomError:
+        raise
+    except HalfpintError as error:
+        return error
+    return None
 
 
 def _write_all(work: JobState, calibration: Calibration | None) -> CalibrationReport | None:
