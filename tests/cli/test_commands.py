@@ -257,8 +257,15 @@ def test_no_traceback_without_asking_and_the_same_exit_code_with_it():
 
 def test_a_verdict_of_one_window_says_that_its_doubt_is_unknown():
     found = machine("quantize", "demo", "out.gguf", "--format", "q8_0", "--no-calibrate", "--tokens", "1")
-    assert found["verdict"] == "PASS"
+    assert found["verdict"] == "UNGATED"
     assert found["verdict_reason"].count("± unknown") == 2
+
+
+@pytest.mark.parametrize(("fmt", "warned"), [("q8_0", False), ("q2_k", True), ("q3_k", True)])
+def test_without_a_gate_there_is_no_pass_and_what_is_far_off_is_warned_of(fmt, warned):
+    found = machine("quantize", "demo", f"{fmt}.gguf", "--format", fmt, "--no-calibrate", "--tokens", "512")
+    assert found["verdict"] == "UNGATED"
+    assert ("WARNING" in found["verdict_reason"]) == warned == (found["quality"]["top1_agreement"] < 0.9)
 
 
 def test_a_format_that_does_not_fit_is_told_after_the_work_too(tmp_path):

@@ -117,7 +117,7 @@ def test_a_memory_is_shown_in_its_parts():
         assert part in shown
 
 
-@pytest.mark.parametrize("verdict", ["PASS", "FAIL", "UNMEASURED"])
+@pytest.mark.parametrize("verdict", ["PASS", "FAIL", "UNGATED", "UNMEASURED"])
 def test_the_verdict_is_a_word_not_only_a_colour(verdict):
     result = dataclasses.replace(handmade.QUANTIZED, verdict=verdict, verdict_reason="because")
     assert f"{verdict}  because" in drawn(planning.quantize_card(result, "llama"))

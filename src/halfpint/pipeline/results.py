@@ -20,7 +20,7 @@ from halfpint.tensors import SLICE_WEIGHTS
 Speech = Literal["chat", "generate", ""]
 """The command that runs a model: `chat` needs a chat template; empty when none can."""
 
-Verdict = Literal["PASS", "FAIL", "UNMEASURED"]
+Verdict = Literal["PASS", "FAIL", "UNGATED", "UNMEASURED"]
 
 
 @dataclass(frozen=True, slots=True)

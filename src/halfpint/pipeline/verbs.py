@@ -115,7 +115,8 @@ def quantize(
     Returns
     -------
     QuantizeResult
-        `verdict` is PASS or FAIL against the gate, UNMEASURED when no comparison was made.
+        `verdict` is PASS or FAIL against the gate, UNGATED when nothing was asked, UNMEASURED when no comparison was
+        made.
     """
     started = time.monotonic()
     source = open_model(model)

@@ -16,7 +16,7 @@ from halfpint.report.layout import card, facts, heading, remark, table, text
 from halfpint.report.numbers import change, duration, percent, significant, size, with_error
 from halfpint.report.quality import ERROR_NOTE, quality_facts
 
-_VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNMEASURED": "bold yellow"}
+_VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNGATED": "bold yellow", "UNMEASURED": "bold yellow"}
 _WORST = 5
 _REASON_COLUMNS = 22
 _UNCALIBRATED = "with --calibrate linear layers are solved on text: closer, and slower"
@@ -210,7 +210,7 @@ def _errors(worst: Sequence[TensorOutcome]) -> RenderableType:
 
 
 def verdict(result: QuantizeResult) -> Text:
-    """PASS, FAIL or UNMEASURED, and why."""
+    """PASS, FAIL, UNGATED or UNMEASURED, and why."""
     line = text(result.verdict, _VERDICT_STYLES[result.verdict])
     return line.append_text(text(f"  {result.verdict_reason}")) if result.verdict_reason else line
 

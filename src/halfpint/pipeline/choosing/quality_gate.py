@@ -8,6 +8,9 @@ from halfpint.measuring.metrics import Quality
 from halfpint.pipeline.options import Gate
 from halfpint.pipeline.results import Verdict
 
+WARNED_AGREEMENT = 0.9
+"""Top-1 agreement below which a result that nothing was asked of is shown with a warning."""
+
 
 def judge(gate: Gate, quality: Quality | None) -> tuple[Verdict, str]:
     """Hold a quality against a gate; the reason says by how much, with the interval of doubt."""
@@ -19,7 +22,10 @@ def judge(gate: Gate, quality: Quality | None) -> tuple[Verdict, str]:
         return "FAIL", f"{agreement}, asked for {gate.keep:.2%}"
     if quality.kl_mean > gate.max_kl:
         return "FAIL", f"{divergence}, asked for {gate.max_kl:g} at most"
-    return "PASS", f"{agreement}, {divergence}"
+    if gate.wanted:
+        return "PASS", f"{agreement}, {divergence}"
+    warning = "; WARNING: far from the original" if quality.top1_agreement < WARNED_AGREEMENT else ""
+    return "UNGATED", f"{agreement}, {divergence}{warning}; --keep and --max-kl ask for more"
 
 
 def _doubt(stderr: float, form: str) -> str:
