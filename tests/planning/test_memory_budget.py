@@ -1,11 +1,17 @@
 """What fits into a memory: keys and values to the byte, and tables that cover every engine."""
 
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import tiny_models
+from halfpint.engine.cache import Cache
+from halfpint.engine.generation import PREFILL_CHUNK
 from halfpint.errors import RoomError, UsageError
 from halfpint.families import read_config
+from halfpint.kernels.key_values import KeyValues
 from halfpint.planning.engines import ENGINES
 from halfpint.planning.memory import ENGINE_MEMORY, kv_bytes, memory_need, working_bytes
 
@@ -33,8 +39,31 @@ def test_every_engine_has_a_row():
 def test_keys_and_values_are_counted_to_the_byte():
     # 2 x 32 layers x 4096 numbers x 2 bytes: the half a megabyte per token that everybody knows of Llama-2-7B.
     assert kv_bytes(LLAMA, 4096, ENGINE_MEMORY["llama.cpp"]) == 4096 * 2 * 32 * 4096 * 2 == 2**31
-    # Ours are float32, and grow by doubling: 3000 tokens have room for 4096.
-    assert kv_bytes(LLAMA, 3000, ENGINE_MEMORY["halfpint"]) == kv_bytes(LLAMA, 4096, ENGINE_MEMORY["halfpint"]) == 2**32
+    assert kv_bytes(LLAMA, 4096, ENGINE_MEMORY["halfpint"]) == 2**31
+
+
+@pytest.mark.parametrize("tokens", [1, 255, 256, 257, 700])
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_what_is_planned_for_our_engine_is_what_its_cache_holds(family, tokens, tmp_path):
+    tiny_models.save_tiny(family, tmp_path)
+    config = read_config(json.loads((tmp_path / "config.json").read_text()))
+    cache = Cache(config, limit=tokens)
+    row = np.zeros((tokens, config.kv_heads * config.head_dim), np.float32)
+    for layer in cache.layers:
+        layer.append(row, row)
+    assert cache.nbytes == kv_bytes(config, tokens, ENGINE_MEMORY["halfpint"])
+
+
+def test_a_layer_of_a_large_model_takes_what_is_planned():
+    layer = KeyValues("f16", LLAMA.kv_heads, LLAMA.head_dim)
+    row = np.zeros((4096, LLAMA.kv_heads * LLAMA.head_dim), np.float32)
+    layer.append(row, row)
+    assert LLAMA.layers * layer.nbytes == kv_bytes(LLAMA, 4096, ENGINE_MEMORY["halfpint"])
+
+
+def test_prompts_are_planned_in_the_pieces_in_which_they_are_read():
+    assert ENGINE_MEMORY["halfpint"].batch_tokens == PREFILL_CHUNK
+    assert ENGINE_MEMORY["halfpint"].kv_number_bytes == 2
 
 
 def test_a_sliding_window_bounds_keys_and_values_where_the_engine_knows_of_it():

@@ -16,6 +16,7 @@ from typing import Literal
 
 from halfpint.errors import RoomError, UsageError
 from halfpint.families import ModelConfig
+from halfpint.kernels.key_values import POSITIONS_PER_PAGE
 
 DEFAULT_ENGINE = "halfpint"
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -36,7 +37,8 @@ class EngineMemory:
     kv_number_bytes : int
         Bytes of one number of a key or value.
     kv_tokens : str
-        What is set aside: `context` for so many tokens, `doubled` for the next power of two.
+        What is set aside: `context` for so many tokens, `pages` for whole pages of 256 of them, `doubled` for the next
+        power of two.
     windows : bool
         Whether layers with a sliding window keep the window only.
     batch_tokens : int
@@ -50,16 +52,17 @@ class EngineMemory:
     share: float
     resting_bytes: int
     kv_number_bytes: int
-    kv_tokens: Literal["context", "doubled"]
+    kv_tokens: Literal["context", "pages", "doubled"]
     windows: bool
     batch_tokens: int
     logits_tokens: int
     scores_bytes: int
 
 
-# halfpint: 60 MB is what `halfpint generate demo` holds beside the demo's weights; its cache is float32 and grows by
-# doubling (engine/cache.py); scores are cut into pieces of 16 MB, of which softmax holds three (engine/attention.py).
-_HALFPINT = EngineMemory(1.0, 80_000_000, 4, "doubled", False, 0, 1, 3 * 16 * 2**20)
+# halfpint: 60 MB is what `halfpint generate demo` holds beside the demo's weights; its cache has 16-bit floats in pages
+# (kernels/key_values.py); prompts go through in pieces of 512 at most (engine/generation.py); attention to a cache has
+# the scores of a few rows at a time (native/isa/attention.hpp).
+_HALFPINT = EngineMemory(1.0, 80_000_000, 2, "pages", False, 512, 1, 2**20)
 # llama.cpp: a prompt in pieces of n_ubatch = 512 tokens; f16 cache for the whole context (a window's worth plus a batch
 # with sliding windows); the compute buffer is reserved for 512 rows of logits and, without flash attention, for the
 # scores of 512 tokens with the whole context, 4 bytes each. For Llama-2-7B that gives 0.32 GB at 4096 tokens.
@@ -155,9 +158,11 @@ def kv_bytes(config: ModelConfig, context_tokens: int, engine: EngineMemory) -> 
         window = config.layer_window(layer)
         if engine.windows and window:
             tokens = min(tokens, window + engine.batch_tokens)
-        kept += (
-            min(_power_of_two(tokens), max(config.max_positions, tokens)) if engine.kv_tokens == "doubled" else tokens
-        )
+        if engine.kv_tokens == "doubled":
+            tokens = min(_power_of_two(tokens), max(config.max_positions, tokens))
+        elif engine.kv_tokens == "pages":
+            tokens = -(-tokens // POSITIONS_PER_PAGE) * POSITIONS_PER_PAGE
+        kept += tokens
     return kept * per_token
 
 
