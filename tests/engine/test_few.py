@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ import tiny_models
 from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.cache import Cache, Texts
 from halfpint.engine.decoder import Decoder
+from halfpint.engine.few import _NORMS, _PROJECTIONS, few_tokens, supports
+from halfpint.families import ModelConfig, Role
 from halfpint.formats import by_name
 from halfpint.kernels import _native, encode
 from halfpint.kernels.integer_linear import FEW_TOKENS, IntegerLinear
@@ -65,6 +69,39 @@ def passed(decoder: Decoder, counts: tuple[int, ...], forward) -> tuple[np.ndarr
 def test_one_call_gives_the_bits_of_the_steps(decoder, counts):
     for found, expected in zip(passed(decoder, counts, at_once), passed(decoder, counts, stepwise), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Extended(ModelConfig):
+    """A configuration with a word that the native blocks have never heard."""
+
+    residual_multiplier: float = 1.0
+
+
+@pytest.mark.parametrize(("value", "supported"), [(1.0, True), (0.5, False)])
+def test_a_new_word_of_the_configuration_goes_step_by_step(decoder, value, supported):
+    values = {field.name: getattr(decoder.config, field.name) for field in dataclasses.fields(decoder.config)}
+    config = Extended(**values, residual_multiplier=value)
+    assert (few_tokens(config, [block.parts for block in decoder.blocks]) is not None) == supported
+
+
+@pytest.mark.parametrize("role", sorted(set(Role)))
+def test_a_part_without_a_place_goes_step_by_step(decoder, role):
+    """Norms and projections of any role that no block of these families has."""
+    parts = [block.parts for block in decoder.blocks]
+    norm, projection = next(iter(parts[0].norms.values())), next(iter(parts[0].projections.values()))
+    known = role in _NORMS or role in _PROJECTIONS
+    more = (
+        dataclasses.replace(parts[0], norms={**parts[0].norms, role: norm}),
+        dataclasses.replace(parts[0], projections={**parts[0].projections, role: projection}),
+    )
+    assert known or not any(supports(decoder.config, [first, *parts[1:]]) for first in more)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "quick_gelu"])
+def test_another_activation_goes_step_by_step(decoder, activation):
+    config = dataclasses.replace(decoder.config, activation=activation)
+    assert not supports(config, [block.parts for block in decoder.blocks])
 
 
 def test_other_weights_go_step_by_step(tmp_path):

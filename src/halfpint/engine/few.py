@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -41,8 +42,8 @@ class FewTokens:
 
 
 def few_tokens(config: ModelConfig, blocks: Sequence[Parts]) -> FewTokens | None:
-    """Wire a model for few tokens; None where a weight is not packed, or experts are chosen."""
-    if not all(_is_packed(parts) for parts in blocks):
+    """Wire a model for few tokens; None where the general path is to be taken: see `supports`."""
+    if not supports(config, blocks):
         return None
     used = [config.layer_rope(layer) for layer in range(len(blocks))]
     ropes: list[Rope] = []
@@ -52,6 +53,72 @@ def few_tokens(config: ModelConfig, blocks: Sequence[Parts]) -> FewTokens | None
     wirings = [_wiring(config, layer, parts) for layer, parts in enumerate(blocks)]
     kinds = [-1 if rope is None else ropes.index(rope) for rope in used]
     return FewTokens(DecoderBlocks(wirings, kinds), tuple(ropes))
+
+
+# What the native blocks know of a configuration, and what does not concern blocks.
+_UNDERSTOOD = frozenset(
+    {
+        "family",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "layers",
+        "heads",
+        "kv_heads",
+        "head_dim",
+        "max_positions",
+        "norm_epsilon",
+        "norm_offset",
+        "activation",
+        "rope",
+        "sliding_rope",
+        "unrotated_layers",
+        "sliding_window",
+        "sliding_layers",
+        "query_scale",
+        "embedding_scale",
+        "attention_softcap",
+        "logit_softcap",
+        "tied_embeddings",
+        "attention_bias",
+        "mlp_bias",
+        "experts",
+        "experts_per_token",
+        "expert_size",
+        "normalize_expert_weights",
+        "bos_ids",
+        "eos_ids",
+    }
+)
+_ACTIVATIONS = frozenset({"silu", "gelu_tanh"})
+_PROJECTIONS = frozenset(
+    {
+        Role.ATTENTION_QKV,
+        Role.ATTENTION_Q,
+        Role.ATTENTION_K,
+        Role.ATTENTION_V,
+        Role.ATTENTION_OUTPUT,
+        Role.MLP_GATE_UP,
+        Role.MLP_GATE,
+        Role.MLP_UP,
+        Role.MLP_DOWN,
+    }
+)
+
+
+def supports(config: ModelConfig, blocks: Sequence[Parts]) -> bool:
+    """Whether the native blocks compute this model: a positive list, so that what is new takes the general path.
+
+    Every field of the configuration is one that they know, or has the value that means nothing; every part of a block
+    has a place in them; all weights are packed.
+    """
+    for field in dataclasses.fields(config):
+        if field.name not in _UNDERSTOOD and getattr(config, field.name) != field.default:
+            return False
+    return config.activation in _ACTIVATIONS and all(
+        _is_packed(parts) and parts.norms.keys() <= _NORMS.keys() and parts.projections.keys() <= _PROJECTIONS
+        for parts in blocks
+    )
 
 
 def _wiring(config: ModelConfig, layer: int, parts: Parts) -> BlockWiring:
