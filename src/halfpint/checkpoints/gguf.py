@@ -24,6 +24,7 @@ from halfpint.checkpoints.gguf_reader import GgufCheckpoint
 from halfpint.checkpoints.gguf_tokenizer import ADDED_TOKENS_KEY, tokenizer_metadata
 from halfpint.checkpoints.gguf_types import TYPE_OF_DTYPE, TYPE_OF_FORMAT, TYPES, GgmlType, file_type
 from halfpint.checkpoints.gguf_writer import GgufWriter
+from halfpint.checkpoints.latest import Latest, folder_key
 from halfpint.checkpoints.staging import Staging, staged
 from halfpint.errors import CheckpointError, UnsupportedError, UsageError
 from halfpint.formats.plain import F32
@@ -125,6 +126,9 @@ class GgufContainer:
 
 
 GGUF = GgufContainer()
+
+# A search for a size lays out dozens of files with one tokenizer.
+_TOKENIZERS: Latest[dict[str, GgufValue]] = Latest(1)
 
 
 def _is_integer(kind: GgmlType) -> bool:
@@ -230,7 +234,8 @@ def _metadata(source: Checkpoint, stored: Sequence[tuple[str, tuple[int, ...], G
         return kept | own
     config = {key: _value(key, value) for key, value in families.gguf_metadata(source.config).items()}
     folder = source.path if source.path.is_dir() else source.path.parent
-    tokenizer = tokenizer_metadata(folder, source.config)
+    key = folder_key(folder, source.config)
+    tokenizer = _TOKENIZERS.get(key, lambda: tokenizer_metadata(folder, source.config))
     name = source.path.resolve().name
     named = _named(name, source.config, tokenizer)
     return config | {"general.type": text("model")} | named | own | tokenizer

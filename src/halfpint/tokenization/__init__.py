@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.checkpoints.gguf_reader import GgufCheckpoint
+from halfpint.checkpoints.latest import Latest, folder_key, signature
 from halfpint.checkpoints.tokenizer_files import has_tokenizer_files, read_tokenizer_files
 from halfpint.errors import UnsupportedError
 from halfpint.tokenization.chat import render_chat, render_chats
@@ -25,6 +28,10 @@ __all__ = [
     "render_chat",
     "render_chats",
 ]
+
+
+# Of a model and of what is made of it.
+_LOADED: Latest[Tokenizer] = Latest(2)
 
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
@@ -54,9 +61,14 @@ def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         If it is broken or hostile.
     """
     if isinstance(checkpoint, GgufCheckpoint):
-        return tokenizer_from_metadata(checkpoint.metadata)
+        metadata = checkpoint.metadata
+        return _LOADED.get(signature(checkpoint.files[:1]), lambda: tokenizer_from_metadata(metadata))
     folder = _folder(checkpoint)
-    files = read_tokenizer_files(folder, checkpoint.config)
+    return _LOADED.get(folder_key(folder, checkpoint.config), lambda: _of_folder(folder, checkpoint.config))
+
+
+def _of_folder(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    files = read_tokenizer_files(folder, config)
     if files is None:
         raise UnsupportedError(
             f"{folder} has no tokenizer.json; make one with transformers' "
