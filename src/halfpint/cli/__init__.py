@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -9,6 +10,10 @@ import click
 
 from halfpint.cli.group import Entry, LazyGroup
 from halfpint.version import __version__
+
+# Every product has one thread of BLAS (`halfpint.kernels.machine`): buffers for more would only take memory. It must be
+# said before NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 __all__ = ["COMMANDS", "main"]
 

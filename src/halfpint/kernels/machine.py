@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+import numpy as np
 from threadpoolctl import LibController, ThreadpoolController
 
 from halfpint.errors import UsageError
@@ -87,6 +88,40 @@ def keep_freed_memory(kept_bytes: int) -> None:
     _native.keep_freed_memory(kept_bytes)
 
 
+# Address space of a Python thread that multiplies: a stack, an arena of malloc, and a buffer of OpenBLAS, which
+# ends the process when it gets none. 98 MB were measured; the buffer alone takes 34.
+_THREAD_BYTES = 128 << 20
+_BUFFER_BYTES = 48 << 20
+_BUFFERED = threading.Event()
+
+
+def _spare_bytes() -> int | None:
+    """Address space that is left; None where there is no limit, or it is not known what is taken."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or not _STATUS.exists():
+        return None
+    pages = int(_STATUS.with_name("statm").read_text(encoding="ascii").split()[0])
+    return limit - pages * resource.getpagesize()
+
+
+def _affordable_threads() -> int:
+    spare = _spare_bytes()
+    return MOST_THREADS if spare is None else max(1, spare // _THREAD_BYTES)
+
+
+def _have_buffer() -> None:
+    """Under a limit of memory, have BLAS take its buffer while there is room, or raise MemoryError."""
+    if _BUFFERED.is_set():
+        return
+    spare = _spare_bytes()
+    if spare is not None:
+        if spare < _BUFFER_BYTES:
+            raise MemoryError("no address space for the buffer of BLAS")
+        square = np.ones((512, 512), np.float32)
+        np.matmul(square, square)
+    _BUFFERED.set()
+
+
 class _OneThread:
     """One thread of BLAS for each product, held as long as any thread of the process needs it.
 
@@ -102,6 +137,7 @@ class _OneThread:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Impose the limit until the block is left."""
+        _have_buffer()
         own = self.impose_here()
         with self._lock:
             self._blocks += 1
@@ -170,7 +206,7 @@ def side_by_side(pieces: Sequence[Callable[[], _Result]]) -> list[_Result]:
     list
         The results, in the order of the pieces. If some raise an error, the first of them in this order is raised.
     """
-    count = thread_count()
+    count = min(thread_count(), _affordable_threads())
     with one_blas_thread():
         if count == 1 or len(pieces) == 1:
             return [piece() for piece in pieces]

@@ -98,7 +98,9 @@ def render(job: Mapping[str, Any]) -> list[str]:
 def main() -> None:
     """Answer one job: {"rendered": [...]} or {"error": "..."}."""
     job = json.load(sys.stdin.buffer)
-    resource.setrlimit(resource.RLIMIT_AS, (job["memory_bytes"], job["memory_bytes"]))
+    _, hardest = resource.getrlimit(resource.RLIMIT_AS)
+    memory_bytes = job["memory_bytes"] if hardest == resource.RLIM_INFINITY else min(job["memory_bytes"], hardest)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     answer: dict[str, Any]
     try:
