@@ -96,6 +96,7 @@ def test_parts_have_the_promised_keys():
         "peak_memory_bytes",
         "seconds",
         "comparison_seconds",
+        "kl_interval",
         "kl_mean",
         "calibration_tokens",
     }

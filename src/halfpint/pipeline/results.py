@@ -69,6 +69,10 @@ class MemoryLimits:
     activation_bytes: int = 2**30
 
 
+KL_FORECAST_FACTOR = 2.5
+"""How far a forecast of the mean KL divergence may be off, either way: it held in 9 of 9 jobs (docs/budgets.md)."""
+
+
 @dataclass(frozen=True, slots=True)
 class PlanResult:
     """A plan and what is known of it before paying.
@@ -119,6 +123,13 @@ class PlanResult:
     calibration_tokens: int = 0
     comparison_seconds: float = 0.0
     original_bits: float = 0.0
+
+    @property
+    def kl_interval(self) -> tuple[float, float] | None:
+        """Lowest and highest mean KL divergence that the forecast allows for; None without a forecast."""
+        if self.kl_mean is None:
+            return None
+        return self.kl_mean / KL_FORECAST_FACTOR, self.kl_mean * KL_FORECAST_FACTOR
 
 
 @dataclass(frozen=True, slots=True)

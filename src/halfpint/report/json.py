@@ -116,6 +116,7 @@ def plan(planned: PlanResult) -> Object:
             "seconds": planned.seconds,
             "comparison_seconds": planned.comparison_seconds,
             "kl_mean": planned.kl_mean,
+            "kl_interval": None if planned.kl_interval is None else list(planned.kl_interval),
             "calibration_tokens": planned.calibration_tokens,
         },
         "memory": None if planned.memory is None else dataclasses.asdict(planned.memory),

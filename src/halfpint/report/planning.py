@@ -98,8 +98,9 @@ def _forecast(planned: PlanResult) -> list[tuple[str, str, str]]:
         ("peak memory", size(planned.peak_memory_bytes), "forecast, without the comparison"),
         ("time", duration(planned.seconds), _then(planned.comparison_seconds)),
     ]
-    if planned.kl_mean is not None:
-        rows.append(("KL divergence", significant(planned.kl_mean, 2), "forecast, mean in nats"))
+    if planned.kl_interval is not None:
+        interval = " to ".join(significant(end, 2) for end in planned.kl_interval)
+        rows.append(("KL divergence", interval, "forecast, mean in nats"))
     return rows
 
 
