@@ -15,8 +15,11 @@ from halfpint.checkpoints.checkpoint import Checkpoint, Container
 from halfpint.checkpoints.compressed_tensors import CompressedTensors
 from halfpint.checkpoints.gguf import GGUF
 from halfpint.checkpoints.huggingface import HuggingFace
+from halfpint.checkpoints.regular_file import read_small_file
 from halfpint.checkpoints.shards import check_no_pickle
-from halfpint.errors import CheckpointError, UsageError
+from halfpint.checkpoints.side_files import LARGEST_CONFIG
+from halfpint.checkpoints.strict_json import read_json_object
+from halfpint.errors import CheckpointError, UnsupportedError, UsageError
 from halfpint.formats import decode
 from halfpint.tensors import FloatArray, QuantizedTensor
 
@@ -50,6 +53,8 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         raise CheckpointError(f"{str(path)!r} cannot be looked at: {error}") from error
     if not present:
         raise CheckpointError(f"{str(path)!r} does not exist")
+    path = _snapshot(path)
+    _check_no_adapter(path)
     for entry in CONTAINERS.values():
         if entry.recognises(path):
             return entry.open(path)
@@ -57,6 +62,40 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     raise CheckpointError(
         f"{str(path)!r} is no checkpoint that halfpint knows; give a folder with safetensors in it, "
         "a .safetensors file, or a .gguf file"
+    )
+
+
+def _snapshot(path: Path) -> Path:
+    """Of the folder that a hub cache has for a model, the snapshot that its main branch names, or the only one.
+
+    Raises
+    ------
+    CheckpointError
+        If there are several, and no main branch.
+    """
+    if not (path / "snapshots").is_dir() or not (path / "refs").is_dir() or (path / "config.json").exists():
+        return path
+    found = sorted(child for child in (path / "snapshots").iterdir() if child.is_dir())
+    main = path / "refs" / "main"
+    if main.is_file():
+        revision = read_small_file(main, 1024).decode("ascii", "replace").strip()
+        found = [child for child in found if child.name == revision] or found
+    if len(found) == 1:
+        return found[0]
+    raise CheckpointError(
+        f"{path} is a model's folder in a hub cache with {len(found)} snapshots; name one of them: "
+        f"{', '.join(str(child) for child in found[:5]) or 'none is there'}"
+    )
+
+
+def _check_no_adapter(path: Path) -> None:
+    if not (path / "adapter_config.json").is_file() or (path / "config.json").exists():
+        return
+    settings = read_json_object(path / "adapter_config.json", LARGEST_CONFIG)
+    base = str(settings.get("base_model_name_or_path") or "its base model")[:200]
+    raise UnsupportedError(
+        f"{path} is an adapter ({str(settings.get('peft_type') or 'LoRA')[:20]}) of {base}, not a model; merge it "
+        "first, with peft's model.merge_and_unload().save_pretrained(FOLDER), and give that folder"
     )
 
 

@@ -179,6 +179,7 @@ def _places_of(source: Checkpoint, outputs: Sequence[OutputTensor]) -> dict[str,
     if families.find(source.config) is None:
         kind = source.config.get("model_type") or source.config.get("architectures")
         said = f"{kind!r} is none" if kind else "nothing names the family of this one"
+        said = said if source.config else "there is no config.json beside the weights that names one"
         raise UnsupportedError(
             f"GGUF files are written for known model families, and {said}; there are: {', '.join(families.FAMILIES)}"
         )
@@ -236,7 +237,8 @@ def _metadata(source: Checkpoint, stored: Sequence[tuple[str, tuple[int, ...], G
     folder = source.path if source.path.is_dir() else source.path.parent
     key = folder_key(folder, source.config)
     tokenizer = _TOKENIZERS.get(key, lambda: tokenizer_metadata(folder, source.config))
-    name = source.path.resolve().name
+    # A name that is no UTF-8 gets U+FFFD in the place of what is not.
+    name = os.fsencode(source.path.resolve().name).decode("utf-8", "replace")
     named = _named(name, source.config, tokenizer)
     return config | {"general.type": text("model")} | named | own | tokenizer
 

@@ -21,6 +21,9 @@ _LARGEST_READ = 1 << 30
 """Bytes asked of one system call: Linux stops at 2 GiB, so larger reads are loops anyway."""
 
 
+_POINTER, _LARGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
+
+
 class RegularFile:
     """An open regular file; symbolic links are followed, anything but a regular file is refused.
 
@@ -49,6 +52,12 @@ class RegularFile:
         self._descriptor = descriptor
         self._stamp: tuple[int, int, int, int] | None = _stamp(status)
         self.size = status.st_size
+        if self.size <= _LARGEST_POINTER and os.pread(descriptor, len(_POINTER), 0) == _POINTER:
+            self.close()
+            raise CheckpointError(
+                f"{path} is a pointer of Git LFS ({self.size} bytes), not the file itself; fetch it with "
+                "`git lfs pull`, or download the file"
+            )
 
     def read(self, offset: int, count: int, what: str) -> bytes:
         """Read `count` bytes at `offset`; `what` names them in errors.

@@ -45,6 +45,7 @@ def known_config(checkpoint: Checkpoint) -> ModelConfig:
     """
     if find(checkpoint.config) is None:
         kind = checkpoint.config.get("model_type", "none is named")
+        kind = kind if checkpoint.config else "there is no config.json beside the weights"
         raise UnsupportedError(f"{checkpoint.path}: the engine does not know this family of models ({kind})")
     return read_config(checkpoint.config)
 
