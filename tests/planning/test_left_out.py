@@ -133,3 +133,11 @@ def test_a_rule_drops_what_it_names_and_nothing_that_is_needed(tmp_path: Path) -
 def test_verify_counts_what_it_did_not_look_into(tmp_path: Path) -> None:
     path = changed(tmp_path, lambda stored: stored.update({"counter": torch.arange(3)}))
     assert verbs.verify(path).unchecked == 1
+
+
+@pytest.mark.parametrize("fmt", ["iq4_nl", "q8_0", "q4_k"])
+def test_a_tensor_of_which_most_is_lost_is_warned_of(fmt: str, tmp_path: Path) -> None:
+    path = changed(tmp_path / "model", lambda stored: stored.update({LINEAR: stored[LINEAR] * 1e-7}))
+    result = verbs.quantize(path, tmp_path / "out.gguf", QuantizeOptions(format=fmt, calibrate=False, measure=None))
+    assert [note for note in result.notes if note.startswith(LINEAR) and "is lost" in note]
+    assert len([note for note in result.notes if "is lost" in note]) == 1

@@ -210,6 +210,8 @@ class QuantizeResult:
         Measured KL divergence over the sum of the tensors' own, of the mixture that the budget chose.
     speech : str
         The command that runs the output.
+    job_notes : tuple of str
+        What went wrong without ending the job.
     """
 
     planned: PlanResult
@@ -224,6 +226,14 @@ class QuantizeResult:
     trials: tuple[Trial, ...] = ()
     additivity: float | None = None
     speech: Speech = "chat"
+    job_notes: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All that is odd: about the source, the job, single tensors, and the comparison."""
+        tensors = (f"{outcome.planned.name}: {outcome.note}" for outcome in self.tensors if outcome.note)
+        measured = () if self.measurement is None else self.measurement.notes
+        return (*self.planned.plan.notes, *self.job_notes, *tensors, *measured)
 
     @property
     def plan(self) -> Plan:

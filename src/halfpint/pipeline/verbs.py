@@ -143,6 +143,7 @@ def quantize(
         trials=found.trials,
         additivity=found.additivity,
         speech=talks,
+        job_notes=made.written.notes,
     )
 
 

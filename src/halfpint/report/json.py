@@ -143,6 +143,7 @@ def quantized(result: QuantizeResult) -> Object:
         "trials": [quality(trial.quality) | {"bytes": trial.nbytes, "passed": trial.passed} for trial in result.trials],
         "additivity": result.additivity,
         "blocks": found["blocks"],
+        "notes": list(result.notes),
     }
 
 

@@ -18,6 +18,7 @@ from halfpint.report.quality import ERROR_NOTE, quality_facts
 
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "UNGATED": "bold yellow", "UNMEASURED": "bold yellow"}
 _WORST = 5
+_MOST_NOTES = 8
 _REASON_COLUMNS = 22
 _UNCALIBRATED = "with --calibrate linear layers are solved on text: closer, and slower"
 
@@ -166,6 +167,10 @@ def quantize_card(result: QuantizeResult, name: str) -> Group:
     worst = sorted(result.tensors, key=lambda outcome: -outcome.relative_error)[:_WORST]
     if worst and worst[0].relative_error > 0:
         parts += [heading("Largest rounding errors"), _errors(worst)]
+    if result.notes:
+        shown = [f"note: {note}" for note in result.notes[:_MOST_NOTES]]
+        more = len(result.notes) - len(shown)
+        parts.append(remark("\n".join([*shown, *([f"and {more} more, which --json lists"] if more else [])])))
     parts += [verdict(result), facts(_next(result))]
     return card(*parts)
 

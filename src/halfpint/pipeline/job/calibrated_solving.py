@@ -138,7 +138,7 @@ class _Saving:
             state.save(self.work.staging.folder)
         except RoomError as error:
             # The job itself can go on: the output's room is reserved.
-            self.work.progress("save", 0, 0, f"after block {layer}: {error}")
+            self.work.notes.append(f"the state of the job could not be saved after block {layer}: {error}")
         self.took = time.monotonic() - self.begun
 
 

@@ -39,6 +39,8 @@ class JobState:
         Told in bytes of the source.
     slice_weights : int
         Weights that are worked on at a time.
+    notes : list of str
+        What went wrong without ending the job; added to.
     """
 
     source: Checkpoint
@@ -49,6 +51,7 @@ class JobState:
     finished: Finished
     progress: Progress
     slice_weights: int = SLICE_WEIGHTS
+    notes: list[str] = field(default_factory=list)
     _synced: float = field(default_factory=time.monotonic)
     _done: int = field(init=False)
     _total: int = field(init=False)

@@ -56,12 +56,15 @@ class Written:
         How many of them an earlier process had finished.
     calibration : CalibrationReport or None
         What the stream of text saw, of this process; None when there was nothing left to solve with text.
+    notes : tuple of str
+        What went wrong without ending the job.
     """
 
     output: Path
     tensors: tuple[TensorOutcome, ...]
     continued: int = 0
     calibration: CalibrationReport | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +158,7 @@ def _carry_out(job: _Job, described: Mapping[str, Any], finished: Finished, cali
         verify_written(job.staging.path, job.plan, outcomes, job.progress)
         job.source.check_unchanged()
         failure = _examined(job)
-        written = Written(writer.finish(), tuple(outcomes), continued, report)
+        written = Written(writer.finish(), tuple(outcomes), continued, report, tuple(work.notes))
         if failure is not None:
             raise failure
         return written

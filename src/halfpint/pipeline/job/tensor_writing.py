@@ -27,6 +27,10 @@ from halfpint.tensors import SLICE_WEIGHTS, Array, FloatArray, QuantizedTensor, 
 _UNSEEN = "no token of the calibration text came here: codes are the nearest ones"
 
 
+# Relative error from which on a tensor is warned of: formats of two bits leave up to .45 of ordinary weights.
+_LOST = 0.6
+
+
 @dataclass(slots=True)
 class _Account:
     """What is added up over the slices of one tensor, in their order: the same figures on any number of threads."""
@@ -84,6 +88,9 @@ def _write(
             result = _solve_slice(weight, tensor, statistics, account)
         meant = writer.write(tensor.name, start, result)
         account.checksums.append((start, end, checksum(meant)))
+    if account.relative() > _LOST:
+        lost = f"{account.relative():.0%} of it is lost: values too small, or too unlike, for the format's scales"
+        account.note = "; ".join(note for note in (account.note, lost) if note)
     seconds = time.monotonic() - started
     return TensorOutcome(
         planned=planned,
