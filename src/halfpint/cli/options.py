@@ -16,11 +16,9 @@ from halfpint.errors import UsageError
 from halfpint.formats import FORMATS
 from halfpint.kernels import machine
 from halfpint.pipeline.options import MeasureOptions
-from halfpint.planning.engines import ENGINES
+from halfpint.planning.engines import ENGINES, FOLDER_ENGINES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-_FOLDER_ENGINES = frozenset({"vllm", "vllm-cpu", "transformers"})
 
 
 def _remember_traceback(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -241,7 +239,7 @@ def container_for(container: str | None, output: str | None, engine: str | None)
             "--to compressed-tensors"
         )
     named_gguf = output is not None and output.lower().endswith(".gguf")
-    if named_gguf and container is None and engine in _FOLDER_ENGINES:
+    if named_gguf and container is None and engine in FOLDER_ENGINES:
         raise UsageError(
             f"{output} is named as a GGUF file, and {engine} reads folders; name a folder, which "
             "--to compressed-tensors writes"
@@ -250,7 +248,7 @@ def container_for(container: str | None, output: str | None, engine: str | None)
         if named_gguf and container != "gguf":
             raise UsageError(f"{output} is named as a GGUF file, but --to asks for {container}; rename one of them")
         return _file_for(output) if container == "gguf" else container
-    if named_gguf or engine not in _FOLDER_ENGINES:
+    if named_gguf or engine not in FOLDER_ENGINES:
         return _file_for(output)
     return "compressed-tensors"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from halfpint import formats
 from halfpint.checkpoints import CONTAINERS
 from halfpint.errors import UnsupportedError, UsageError
-from halfpint.planning.engines import ENGINES
+from halfpint.pipeline.option_types import TypedOptions
+from halfpint.planning.engines import ENGINES, FOLDER_ENGINES
 from halfpint.planning.planner import DROP, Wish
 from halfpint.plans import Rule
 
@@ -25,7 +26,7 @@ def silent(stage: str, done: int, total: int, detail: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MeasureOptions:
+class MeasureOptions(TypedOptions):
     """How to compare a model with its original.
 
     Attributes
@@ -44,12 +45,13 @@ class MeasureOptions:
     window_tokens: int = 512
 
     def __post_init__(self) -> None:
+        self.check_types()
         if self.tokens < 0 or self.window_tokens < 2:
             raise UsageError("--tokens must be positive, and a window needs at least 2 tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
+class Gate(TypedOptions):
     """What the result must keep for a verdict of PASS.
 
     Attributes
@@ -64,6 +66,7 @@ class Gate:
     max_kl: float = float("inf")
 
     def __post_init__(self) -> None:
+        self.check_types()
         # Written so that NaN, which no result could fail, is refused too.
         if not (0 <= self.keep <= 1 and self.max_kl >= 0):
             raise UsageError(f"--keep is from 0 to 1 and --max-kl 0 or more, got {self.keep} and {self.max_kl}")
@@ -75,7 +78,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class Budget(TypedOptions):
     """How much room the result may take: one of three measures, or none.
 
     Attributes
@@ -96,6 +99,7 @@ class Budget:
     context_tokens: int = 0
 
     def __post_init__(self) -> None:
+        self.check_types()
         given = [value for value in (self.size_bytes, self.bits_per_weight, self.memory_bytes) if value]
         if not all(0 < value < float("inf") for value in given):
             raise UsageError(f"a budget is a positive number, got {', '.join(map(str, given))}")
@@ -111,7 +115,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationOptions:
+class CalibrationOptions(TypedOptions):
     """Which text the original model reads before it is quantized. Never the text that it is measured on.
 
     Attributes
@@ -130,12 +134,13 @@ class CalibrationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self.check_types()
         if self.tokens < 0 or self.seed < 0:
             raise UsageError("--calibration-tokens and --seed must not be negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeOptions:
+class QuantizeOptions(TypedOptions):
     """What to make of a model.
 
     Attributes
@@ -147,7 +152,7 @@ class QuantizeOptions:
     rules : sequence of str
         `PATTERN=FORMAT`; the last that matches a tensor decides.
     container : str
-        `gguf`, `compressed-tensors`.
+        `gguf`, `compressed-tensors`, `huggingface`; when empty the one that `engine` reads, else `gguf`.
     engine : str
         The engine that must be able to load the result, checked before the work; empty for any.
     calibrate : bool or None
@@ -173,7 +178,7 @@ class QuantizeOptions:
     bits: int | None = None
     format: str | None = None
     rules: Sequence[str] = ()
-    container: str = "gguf"
+    container: str = ""
     engine: str = ""
     calibrate: bool | None = None
     gate: Gate = field(default_factory=Gate)
@@ -186,6 +191,9 @@ class QuantizeOptions:
     fresh: bool = False
 
     def __post_init__(self) -> None:
+        self.check_types()
+        if not self.container:
+            object.__setattr__(self, "container", "compressed-tensors" if self.engine in FOLDER_ENGINES else "gguf")
         self._check_one_answer()
         if self.container not in CONTAINERS:
             raise UnsupportedError(f"no container {self.container!r}; there are: {', '.join(CONTAINERS)}")
@@ -236,7 +244,7 @@ def parse_rule(text: str) -> Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchOptions:
+class BenchOptions(TypedOptions):
     """How to measure the speed of a model.
 
     Attributes
@@ -260,12 +268,13 @@ class BenchOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self.check_types()
         if min((self.tokens, self.repeats, self.batch, *self.prompts)) < 1:
             raise UsageError("--prompt, --tokens, --repeats and --batch must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateOptions:
+class GenerateOptions(TypedOptions):
     """How to continue a text.
 
     Attributes
@@ -293,3 +302,6 @@ class GenerateOptions:
     kv_cache: str = "f16"
     draft: int = 4
     prompt_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.check_types()

@@ -89,6 +89,10 @@ ENGINES: tuple[Engine, ...] = (
 )
 
 
+FOLDER_ENGINES = frozenset({"vllm", "vllm-cpu", "transformers"})
+"""Engines that read folders, not GGUF files."""
+
+
 def loaders(plan: Plan, config: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the engines that can load what the plan writes."""
     return tuple(engine.name for engine in ENGINES if engine.refusal(plan, config) is None)
