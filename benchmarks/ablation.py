@@ -23,7 +23,7 @@ import halfpint
 import reporting
 from calibration_text import windows_of
 from halfpint import formats, kernels
-from halfpint.calibration.streams import calibrate
+from halfpint.calibration.dual_stream import calibrate
 from halfpint.calibration.text import Window
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.weights import Weight

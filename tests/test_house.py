@@ -66,3 +66,26 @@ def test_every_verb_works_without_torch_and_transformers():
         "        importlib.import_module(module.name)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+PACKAGE = sorted((ROOT / "src").rglob("*.py"))
+
+
+def public_classes() -> list[tuple[str, str]]:
+    """Name and module of every public class."""
+    return [
+        (node.name, str(path))
+        for path in PACKAGE
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+
+
+def repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def test_one_name_is_one_thing():
+    """Two classes, or two modules, of one name are taken for each other; packages say what their modules hold."""
+    assert not repeated([name for name, _ in public_classes()])
+    assert not repeated([path.stem for path in PACKAGE if not path.stem.startswith("__")])

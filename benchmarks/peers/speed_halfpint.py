@@ -12,9 +12,9 @@ import halfpint
 from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.batching import BatchGeneration
 from halfpint.engine.cache import Cache
-from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.decoder import Decoder
 from halfpint.engine.generation import Generation
+from halfpint.engine.sequence import GenerationOptions
 from halfpint.kernels import _native, machine
 
 

@@ -1,5 +1,5 @@
 // GGUF's blocks: bytes to fields and back. Layouts are those of ggml's block structs (ggml-common.h); the Python
-// twin is formats/ggml/layout.py. Compiled once per instruction set, hence the namespace.
+// twin is formats/ggml/block_layout.py. Compiled once per instruction set, hence the namespace.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -1,6 +1,6 @@
 // The contract of the solvers' inner loops (isa/solve.cpp): error feedback and refinement on a lattice of values,
 //   value = (scale * subscale) * level + minimum * submin,
-// as src/halfpint/solvers/lattice.py describes it.
+// as src/halfpint/solvers/scalar_grid.py describes it.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import tiny_models
+from halfpint.calibration.activation_store import StreamOptions
+from halfpint.calibration.dual_stream import calibrate
 from halfpint.calibration.forecast import activation_bytes, working_bytes
-from halfpint.calibration.shelf import StreamOptions
-from halfpint.calibration.streams import calibrate
 from halfpint.calibration.text import Window
 from halfpint.checkpoints import open_checkpoint
 from halfpint.families import read_config

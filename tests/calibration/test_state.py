@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import tiny_models
+from halfpint.calibration.dual_stream import Resume, calibrate
 from halfpint.calibration.state import StreamState
-from halfpint.calibration.streams import Resume, calibrate
 from halfpint.checkpoints import open_checkpoint
 from halfpint.errors import CheckpointError, UsageError
 from streamed import Solving, assert_same, products_of, some_windows

@@ -7,7 +7,7 @@ import pytest
 
 from halfpint.calibration import text
 from halfpint.errors import CheckpointError, UsageError
-from halfpint.measuring.text import held_out
+from halfpint.measuring.held_out_text import held_out
 
 
 class Characters:

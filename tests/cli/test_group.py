@@ -170,7 +170,7 @@ class OneCommand(group.LazyGroup):
     ids=["interrupt", "fault", "room", "pipe"],
 )
 def test_a_failing_command_ends_with_one_line(failure, exit_code, said):
-    made = OneCommand(entries={"fail": group.Entry("", "")})
+    made = OneCommand(entries={"fail": group.CommandEntry("", "")})
     made.failure = failure
     result = CliRunner().invoke(made, ["fail"])
     assert result.exit_code == exit_code

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from halfpint.cli import options
+from halfpint.cli import common_options as options
 from halfpint.errors import UsageError
 from halfpint.pipeline.options import Gate
 

@@ -14,9 +14,9 @@ from halfpint.checkpoints import open_checkpoint
 from halfpint.engine import weights
 from halfpint.engine.block import load_block
 from halfpint.engine.cache import Cache
-from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.decoder import Decoder, load_ends
 from halfpint.engine.generation import Generation
+from halfpint.engine.sequence import GenerationOptions
 from halfpint.engine.steps import perform
 from halfpint.errors import CheckpointError, RoomError, UsageError
 from halfpint.families import read_config

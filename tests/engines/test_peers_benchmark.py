@@ -8,7 +8,7 @@ import pytest
 import halfpint
 from calibration_text import windows_of
 from engines.llama_cpp import LlamaCpp
-from halfpint.calibration.streams import calibrate
+from halfpint.calibration.dual_stream import calibrate
 from halfpint.pipeline.options import CalibrationOptions
 from llama_peer import importance, plain_gguf
 from quality_against_peers import Bench

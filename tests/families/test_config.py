@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import tiny_models
 from halfpint import families
 from halfpint.errors import CheckpointError, HalfpintError, UnsupportedError
-from halfpint.families import Linear, Llama3, LongRope, Yarn
+from halfpint.families import LinearScaling, Llama3, LongRope, Yarn
 
 LLAMA = {
     "model_type": "llama",
@@ -119,7 +119,7 @@ def test_garbage_ends_in_our_errors(key, value):
 @pytest.mark.parametrize(
     ("words", "scaling"),
     [
-        ({"type": "linear", "factor": 4.0}, Linear(4.0)),
+        ({"type": "linear", "factor": 4.0}, LinearScaling(4.0)),
         (
             {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
              "original_max_position_embeddings": 8192},

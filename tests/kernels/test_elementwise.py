@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from halfpint.engine import activation, rope
+from halfpint.engine import activation, rotation
 from halfpint.kernels import elementwise
 
 SIZES = [(1, 1), (3, 7), (2, 64), (5, 100), (300, 250)]
@@ -43,7 +43,7 @@ def test_gates_of_any_size_stay_finite(name, isa):
 def test_rotations_are_those_of_the_reference(heads, head_dim, half, isa):
     x, angles = random(5, heads * head_dim), random(5, half)
     cosines, sines = np.cos(angles), np.sin(angles)
-    truth = rope.rotate(x.reshape(1, 5, heads, head_dim), cosines, sines).reshape(x.shape)
+    truth = rotation.rotate(x.reshape(1, 5, heads, head_dim), cosines, sines).reshape(x.shape)
     rotated = x.copy()
     elementwise.rotate(rotated, head_dim, cosines, sines)
     assert np.allclose(rotated, truth, rtol=1e-6, atol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 
 from halfpint import formats, kernels
 from halfpint.kernels import _native
-from halfpint.solvers import lattices, moves, reference
+from halfpint.solvers import native_solving, reference, scalar_grids
 from halfpint.solvers.factor import feedback_factor, live
 from solvers.layers import inputs, weight
 from ugly_weights import kinds
@@ -26,14 +26,14 @@ def case(name, rows=21, columns=256, seed=1, values=None):
     """A weight, second moments of its input, and the grid of its nearest codes."""
     original = weight(rows, columns, seed) if values is None else values
     x = inputs(original.shape[1], 600)
-    return original, live(x.T @ x), lattices.read(kernels.encode(original, formats.by_name(name)))
+    return original, live(x.T @ x), scalar_grids.read(kernels.encode(original, formats.by_name(name)))
 
 
 def assert_same_feedback(original, moments, grid):
     factor = feedback_factor(moments, 0.01)
     with np.errstate(over="ignore"):
         indices, errors = reference.feed_back(original, factor, grid)
-    made = moves.feed_back(original, factor, grid)
+    made = native_solving.feed_back(original, factor, grid)
     assert np.array_equal(made[0], indices)
     assert np.array_equal(made[1], errors)
 
@@ -42,7 +42,7 @@ def assert_same_refinement(original, moments, grid, rounds=2):
     gradient = (original - grid.values()) @ moments
     with np.errstate(over="ignore"):
         wanted, wanted_change = reference.refine(grid, gradient, moments, rounds)
-    found, change = moves.refine(grid, gradient, moments, rounds)
+    found, change = native_solving.refine(grid, gradient, moments, rounds)
     same_grid(found, wanted)
     assert np.array_equal(change, wanted_change)
 
@@ -78,8 +78,8 @@ def test_the_number_of_threads_changes_nothing(threads, name):
     results = []
     for count in (1, 2, 7):
         threads(count)
-        results.append(moves.refine(grid, gradient, moments, 1))
-        results[-1] = (*results[-1], *moves.feed_back(original, feedback_factor(moments, 0.01), grid))
+        results.append(native_solving.refine(grid, gradient, moments, 1))
+        results[-1] = (*results[-1], *native_solving.feed_back(original, feedback_factor(moments, 0.01), grid))
     for refined, *arrays in results[1:]:
         same_grid(refined, results[0][0])
         assert all(np.array_equal(*pair) for pair in zip(arrays, results[0][1:], strict=True))
@@ -90,7 +90,7 @@ def test_refinement_lowers_the_loss_and_tells_what_it_changed(name):
     original, moments, grid = case(name)
     gradient = (original - grid.values()) @ moments
     kept = grid.copy()
-    refined, change = moves.refine(grid, gradient, moments, 2)
+    refined, change = native_solving.refine(grid, gradient, moments, 2)
     same_grid(grid, kept)
     assert np.abs(refined.values() - grid.values() - change).max() <= 1e-6 * np.abs(original).max()
     before, after = (
@@ -103,7 +103,7 @@ def test_refinement_lowers_the_loss_and_tells_what_it_changed(name):
 
 def test_arrays_that_do_not_fit_are_refused():
     original, moments, grid = case("q4_k")
-    described = moves.described(grid.lattice)
+    described = native_solving.described(grid.lattice)
     arrays = [grid.indices, grid.scale, grid.minimum, grid.subscale, grid.submin]
     short = [arrays[0], np.zeros((21, 2), np.float32), *arrays[2:]]
     beyond = [np.full((21, 256), 16, np.uint8), *arrays[1:]]

@@ -9,7 +9,7 @@ from halfpint import formats, kernels
 from halfpint.kernels import machine
 from halfpint.solvers import SOLVERS, feedback, needs_moments
 from halfpint.solvers.factor import live
-from halfpint.solvers.plain import row_losses
+from halfpint.solvers.round_to_nearest import row_losses
 from halfpint.solvers.statistics import Kept, Moments, Statistics
 from solvers.layers import inputs, statistics, weight
 

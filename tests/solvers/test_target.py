@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from halfpint.solvers.target import Correction, choose_correction, wished_weight
+from halfpint.solvers.target import Correction, choose_correction, corrected_weight
 from solvers.layers import inputs, statistics, weight
 
 ROWS, COLUMNS = 64, 128
@@ -26,7 +26,7 @@ def test_without_noise_the_whole_difference_is_made_up_for():
     difference, told = drifted(noise=0)
     choice = choose_correction(weight(ROWS, COLUMNS), told)
     assert choice.blend > 0.95
-    corrected = wished_weight(weight(ROWS, COLUMNS), told, choice) - weight(ROWS, COLUMNS)
+    corrected = corrected_weight(weight(ROWS, COLUMNS), told, choice) - weight(ROWS, COLUMNS)
     unseen = inputs(COLUMNS, 1000, seed=3)
     assert np.linalg.norm(unseen @ (corrected - difference).T) < 0.1 * np.linalg.norm(unseen @ difference.T)
 
@@ -53,7 +53,7 @@ def test_few_tokens_are_damped_more_and_taken_less():
 def test_what_is_taken_helps_on_text_that_neither_half_has_seen(noise):
     difference, told = drifted(noise, tokens=1000)
     original = weight(ROWS, COLUMNS)
-    change = wished_weight(original, told, choose_correction(weight(ROWS, COLUMNS), told)) - original
+    change = corrected_weight(original, told, choose_correction(weight(ROWS, COLUMNS), told)) - original
     unseen = inputs(COLUMNS, 1000, seed=3)
     left = np.square(unseen @ (difference - change).T).sum()
     assert left < np.square(unseen @ difference.T).sum()
@@ -63,4 +63,4 @@ def test_without_shifts_the_weight_is_its_own_target():
     told = statistics(inputs(COLUMNS))
     assert choose_correction(weight(ROWS, COLUMNS), told) == Correction()
     original = weight(ROWS, COLUMNS)
-    assert wished_weight(original, told, choose_correction(weight(ROWS, COLUMNS), told)) is original
+    assert corrected_weight(original, told, choose_correction(weight(ROWS, COLUMNS), told)) is original

@@ -14,7 +14,7 @@ from halfpint.pipeline.looking.measurement import conversation_renderer
 from halfpint.pipeline.options import GenerateOptions
 from halfpint.pipeline.running.text_generation import Chat
 from halfpint.tokenization import Tokenizer, load_tokenizer
-from halfpint.tokenization.chat import render_chat
+from halfpint.tokenization.chat_templates import render_chat
 from halfpint.tokenization.content_form import in_form
 
 TEMPLATES = Path.home() / ".cache" / "halfpint-tokenizers" / "llama.cpp" / "templates"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from halfpint.calibration.head_statistics import MOST_GROUPS, MOST_SUM_BYTES
 from halfpint.calibration.text import BATCH_TOKENS
-from halfpint.calibration.vocabulary import MOST_GROUPS, MOST_SUM_BYTES
 from halfpint.families import FAMILIES, ModelConfig, Role
 from halfpint.solvers.rows import MOST_ROWS
 

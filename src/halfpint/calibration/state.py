@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.calibration.shelf import PAGE_BYTES, read_pages, write_pages
+from halfpint.calibration.activation_store import PAGE_BYTES, read_pages, write_pages
 from halfpint.engine.steps import Held
 from halfpint.errors import CheckpointError, RoomError
 from halfpint.tensors import FloatArray

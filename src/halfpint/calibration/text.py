@@ -163,7 +163,7 @@ def select(
     token_limit : int
         No further window is taken once this many tokens are there.
     written : sequence of Window
-        Windows that are tokens already, such as those of `write_windows`: one more source for each name in them.
+        Windows that are tokens already, such as those that a model wrote itself: one more source for each name in them.
 
     Returns
     -------

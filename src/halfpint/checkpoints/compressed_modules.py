@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from halfpint.checkpoints.compressed_schemes import Scheme, choose_scheme
-from halfpint.checkpoints.packed import Int8Tensor, PackedTensor, padded_words
+from halfpint.checkpoints.packed_integers import Int8Tensor, PackedTensor, padded_words
 from halfpint.checkpoints.safetensors_file import SafetensorsFile
 from halfpint.checkpoints.safetensors_header import TensorEntry
 from halfpint.checkpoints.shards import Shards

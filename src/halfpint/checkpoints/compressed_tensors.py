@@ -18,7 +18,7 @@ from halfpint.checkpoints.compressed_modules import compressed_tensors_of
 from halfpint.checkpoints.compressed_schemes import quantization_of, quantization_section, read_schemes
 from halfpint.checkpoints.folder_checkpoint import FolderCheckpoint
 from halfpint.checkpoints.folder_writer import FolderWriter, PlainSlot, Slot, plan_shards
-from halfpint.checkpoints.packed import Float8Slot, PackedSlot
+from halfpint.checkpoints.packed_integers import Float8Slot, PackedSlot
 from halfpint.checkpoints.safetensors_header import DTYPES
 from halfpint.checkpoints.shards import open_shards
 from halfpint.checkpoints.side_files import read_config

@@ -40,7 +40,7 @@ _TYPE_AND_OFFSET = struct.Struct("<IQ")
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
+class GgufTensor:
     """One tensor of a file.
 
     Attributes
@@ -79,7 +79,7 @@ class Header:
         2 or 3.
     metadata : Metadata
         In file order.
-    tensors : Mapping of str to StoredTensor
+    tensors : Mapping of str to GgufTensor
         In file order.
     alignment : int
         Tensors begin at multiples of this.
@@ -89,7 +89,7 @@ class Header:
 
     version: int
     metadata: Metadata
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, GgufTensor]
     alignment: int
     data_start: int
 
@@ -116,7 +116,7 @@ def read_header(file: RegularFile) -> Header:
     alignment = _alignment(metadata)
     tensors = _read_tensors(cursor, tensor_count, alignment)
     data_start = align(cursor.position, alignment)
-    placed = {name: StoredTensor(name, t.shape, t.type, t.offset + data_start, t.nbytes) for name, t in tensors.items()}
+    placed = {name: GgufTensor(name, t.shape, t.type, t.offset + data_start, t.nbytes) for name, t in tensors.items()}
     _check_layout(file, tuple(placed.values()), data_start, alignment)
     return Header(version, metadata, MappingProxyType(placed), alignment, data_start)
 
@@ -214,8 +214,8 @@ def _alignment(metadata: Metadata) -> int:
     return alignment
 
 
-def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, StoredTensor]:
-    tensors: dict[str, StoredTensor] = {}
+def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, GgufTensor]:
+    tensors: dict[str, GgufTensor] = {}
     for index in range(count):
         name = cursor.text(_LONGEST_NAME, f"name of tensor {index}")
         if not name or "\0" in name:
@@ -226,7 +226,7 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> dict[str, Store
     return tensors
 
 
-def _read_tensor(cursor: Cursor, name: str, alignment: int) -> StoredTensor:
+def _read_tensor(cursor: Cursor, name: str, alignment: int) -> GgufTensor:
     what = f"tensor {name!r}"
     axes = cursor.uint32(f"dimensions of {what}")
     if not 1 <= axes <= 4:
@@ -249,10 +249,10 @@ def _read_tensor(cursor: Cursor, name: str, alignment: int) -> StoredTensor:
         )
     if offset % alignment:
         raise cursor.fail(f"{what} begins at {offset} of the data, not at a multiple of {alignment}")
-    return StoredTensor(name, shape, known, offset, elements // known.block_columns * known.block_bytes)
+    return GgufTensor(name, shape, known, offset, elements // known.block_columns * known.block_bytes)
 
 
-def _check_layout(file: RegularFile, tensors: Sequence[StoredTensor], data_start: int, alignment: int) -> None:
+def _check_layout(file: RegularFile, tensors: Sequence[GgufTensor], data_start: int, alignment: int) -> None:
     """Tensors must lie one after the other, inside the file, with nothing but padding between and after."""
     end = data_start
     previous = "the header"

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from halfpint.checkpoints.gguf_header import DEFAULT_ALIGNMENT, MAGIC, StoredTensor, align
+from halfpint.checkpoints.gguf_header import DEFAULT_ALIGNMENT, MAGIC, GgufTensor, align
 from halfpint.checkpoints.gguf_metadata import GgufValue, encode_text
 from halfpint.checkpoints.gguf_types import GgmlType
 from halfpint.errors import UnsupportedError
@@ -31,7 +31,7 @@ class GgufLayout:
     ----------
     header : bytes
         Everything before the first tensor, padding included.
-    tensors : Mapping of str to StoredTensor
+    tensors : Mapping of str to GgufTensor
         With their offsets.
     size : int
         Bytes of the whole file.
@@ -50,14 +50,14 @@ class GgufLayout:
         pieces = [MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
         pieces += [encode_text(key) + value.encode() for key, value in metadata.items()]
         offset = 0
-        relative: list[StoredTensor] = []
+        relative: list[GgufTensor] = []
         for name, shape, kind in tensors:
             if len(name.encode()) > LONGEST_NAME:
                 raise UnsupportedError(f"{name!r} is too long for GGUF: llama.cpp reads names of {LONGEST_NAME} bytes")
             elements = 1
             for length in shape:
                 elements *= length
-            tensor = StoredTensor(name, shape, kind, offset, elements // kind.block_columns * kind.block_bytes)
+            tensor = GgufTensor(name, shape, kind, offset, elements // kind.block_columns * kind.block_bytes)
             relative.append(tensor)
             pieces.append(encode_text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1]))
             pieces.append(struct.pack("<IQ", kind.type_id, offset))
@@ -65,8 +65,8 @@ class GgufLayout:
         header = b"".join(pieces)
         self.header = header.ljust(align(len(header), DEFAULT_ALIGNMENT), b"\0")
         start = len(self.header)
-        self.tensors: Mapping[str, StoredTensor] = MappingProxyType(
-            {t.name: StoredTensor(t.name, t.shape, t.type, start + t.offset, t.nbytes) for t in relative}
+        self.tensors: Mapping[str, GgufTensor] = MappingProxyType(
+            {t.name: GgufTensor(t.name, t.shape, t.type, start + t.offset, t.nbytes) for t in relative}
         )
         # The last tensor is padded like the others: llama.cpp's own writer does so.
         self.size = start + offset

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from halfpint.checkpoints.gguf_header import Header, StoredTensor, read_header
+from halfpint.checkpoints.gguf_header import GgufTensor, Header, read_header
 from halfpint.checkpoints.gguf_metadata import Metadata
 from halfpint.checkpoints.regular_file import RegularFile
 from halfpint.errors import CheckpointError
@@ -100,6 +100,6 @@ def _check_total(metadata: Metadata, parts: list[Part]) -> None:
         raise CheckpointError(f"{metadata.file} says that all parts hold {said} tensors, but they hold {len(names)}")
 
 
-def stored_tensors(parts: tuple[Part, ...]) -> Mapping[str, tuple[RegularFile, StoredTensor]]:
+def stored_tensors(parts: tuple[Part, ...]) -> Mapping[str, tuple[RegularFile, GgufTensor]]:
     """Every tensor of all parts, in file order, with the file that holds it."""
     return {name: (part.file, tensor) for part in parts for name, tensor in part.header.tensors.items()}

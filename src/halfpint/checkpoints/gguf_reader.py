@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from halfpint import families
-from halfpint.checkpoints.gguf_header import StoredTensor
+from halfpint.checkpoints.gguf_header import GgufTensor
 from halfpint.checkpoints.gguf_metadata import Metadata, StringArray
 from halfpint.checkpoints.gguf_names import Place, places
 from halfpint.checkpoints.gguf_parts import Part, open_parts, stored_tensors
@@ -38,7 +38,7 @@ class Entry:
         Shown.
     file : RegularFile
         Holds it.
-    stored : StoredTensor
+    stored : GgufTensor
         The file's tensor, of which it may be a slice.
     place : Place or None
         How the family maps it; None for tensors under their own names.
@@ -46,7 +46,7 @@ class Entry:
 
     spec: TensorSpec
     file: RegularFile
-    stored: StoredTensor
+    stored: GgufTensor
     place: Place | None
 
 
@@ -104,7 +104,7 @@ class GgufCheckpoint:
         """Bytes of all parts."""
         return sum(part.file.size for part in self._parts)
 
-    def stored(self, name: str) -> StoredTensor:
+    def stored(self, name: str) -> GgufTensor:
         """Give the file's tensor that holds the tensor of this name."""
         return self._entry(name).stored
 
@@ -171,7 +171,7 @@ class GgufCheckpoint:
         return entry
 
 
-_Stored = Mapping[str, tuple[RegularFile, StoredTensor]]
+_Stored = Mapping[str, tuple[RegularFile, GgufTensor]]
 
 
 def _configuration(metadata: Metadata, stored: _Stored) -> tuple[dict[str, FloatArray], dict[str, Any]]:
@@ -192,7 +192,7 @@ def _configuration(metadata: Metadata, stored: _Stored) -> tuple[dict[str, Float
     return side, config
 
 
-def _read_side(file: RegularFile, tensor: StoredTensor) -> FloatArray:
+def _read_side(file: RegularFile, tensor: GgufTensor) -> FloatArray:
     if len(tensor.shape) != 1 or tensor.type.format is not F32 or tensor.shape[0] > _LONGEST_SIDE_TENSOR:
         raise CheckpointError(
             f"{file.path.name}: tensor {tensor.name!r} must be a vector of F32, "
@@ -224,7 +224,7 @@ def _check_new(name: str, entries: Mapping[str, Entry], file_name: str) -> None:
         raise CheckpointError(f"{file_name}: two tensors would have the name {name!r}; the file is hostile")
 
 
-def _check_shape(tensor: StoredTensor, place: Place, experts: int, file_name: str) -> None:
+def _check_shape(tensor: GgufTensor, place: Place, experts: int, file_name: str) -> None:
     expected = place.shape if place.expert is None else (experts, *place.shape)
     if tensor.shape != expected:
         raise CheckpointError(
@@ -235,7 +235,7 @@ def _check_shape(tensor: StoredTensor, place: Place, experts: int, file_name: st
         raise CheckpointError(f"{file_name}: tensor {tensor.name!r} must be F32, but is {tensor.type.name}")
 
 
-def _spec(name: str, shape: tuple[int, ...], tensor: StoredTensor) -> TensorSpec:
+def _spec(name: str, shape: tuple[int, ...], tensor: GgufTensor) -> TensorSpec:
     elements = 1
     for length in shape:
         elements *= length

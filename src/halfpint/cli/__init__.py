@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import click
 
-from halfpint.cli.group import Entry, LazyGroup
+from halfpint.cli.group import CommandEntry, LazyGroup
 from halfpint.version import __version__
 
 # Every product has one thread of BLAS (`halfpint.kernels.machine`): buffers for more would only take memory. It must be
@@ -17,19 +17,19 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS: Mapping[str, Entry] = MappingProxyType(
+COMMANDS: Mapping[str, CommandEntry] = MappingProxyType(
     {
-        "demo": Entry("halfpint.cli.demo", "The whole story on the model inside halfpint."),
-        "inspect": Entry("halfpint.cli.inspect", "What a model weighs, what a tensor looks like."),
-        "plan": Entry("halfpint.cli.plan", "Which tensor would get which format, and who loads it."),
-        "quantize": Entry("halfpint.cli.quantize", "Make a smaller model, and compare it with the original."),
-        "measure": Entry("halfpint.cli.measure", "Compare a model with its original on held-out text."),
-        "verify": Entry("halfpint.cli.verify", "Check that a checkpoint is complete and consistent."),
-        "generate": Entry("halfpint.cli.generate", "Continue a text."),
-        "chat": Entry("halfpint.cli.chat", "Talk to a model."),
-        "bench": Entry("halfpint.cli.bench", "How fast a model reads and writes here."),
-        "doctor": Entry("halfpint.cli.doctor", "Processor, kernels, memory, and what is installed."),
-        "completion": Entry("halfpint.cli.completion", "Print the script that completes commands in a shell."),
+        "demo": CommandEntry("halfpint.cli.demo", "The whole story on the model inside halfpint."),
+        "inspect": CommandEntry("halfpint.cli.inspect", "What a model weighs, what a tensor looks like."),
+        "plan": CommandEntry("halfpint.cli.plan", "Which tensor would get which format, and who loads it."),
+        "quantize": CommandEntry("halfpint.cli.quantize", "Make a smaller model, and compare it with the original."),
+        "measure": CommandEntry("halfpint.cli.measure", "Compare a model with its original on held-out text."),
+        "verify": CommandEntry("halfpint.cli.verify", "Check that a checkpoint is complete and consistent."),
+        "generate": CommandEntry("halfpint.cli.generate", "Continue a text."),
+        "chat": CommandEntry("halfpint.cli.chat", "Talk to a model."),
+        "bench": CommandEntry("halfpint.cli.bench", "How fast a model reads and writes here."),
+        "doctor": CommandEntry("halfpint.cli.doctor", "Processor, kernels, memory, and what is installed."),
+        "completion": CommandEntry("halfpint.cli.completion", "Print the script that completes commands in a shell."),
     }
 )
 """Every command: the module that holds it as `command`, and its line in `halfpint --help`."""

@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 
 import click
 
-from halfpint.cli import options
+from halfpint.cli import common_options as options
 from halfpint.cli.output import emit
 from halfpint.pipeline import verbs
 from halfpint.pipeline.options import BenchOptions

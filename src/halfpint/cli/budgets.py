@@ -10,7 +10,7 @@ from typing import Any, TypedDict, TypeVar
 
 import click
 
-from halfpint.cli.options import Number, together
+from halfpint.cli.common_options import Number, together
 from halfpint.pipeline.options import Budget, CalibrationOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from halfpint.cli import options
+from halfpint.cli import common_options as options
 from halfpint.cli.output import emit
 from halfpint.pipeline import verbs
 from halfpint.report import json

@@ -7,10 +7,10 @@ from typing import Unpack
 
 import click
 
-from halfpint.cli import options
+from halfpint.cli import common_options as options
 from halfpint.cli.input import readable, standard_input
 from halfpint.cli.prefill_progress import PrefillLine
-from halfpint.cli.sampling import Sampling, generate_options, sampling
+from halfpint.cli.sampling_options import Sampling, generate_options, sampling
 from halfpint.pipeline.running import text_generation
 from halfpint.report import json
 from halfpint.report.cards import generate_line

@@ -42,7 +42,7 @@ _LONGEST = 1500
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CommandEntry:
     """A command that is not imported yet: its module, which holds it as `command`, and its one line of help."""
 
     module: str
@@ -60,7 +60,7 @@ class Ended(click.ClickException):
 class LazyGroup(click.Group):
     """Commands as a table of names and modules."""
 
-    def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, entries: Mapping[str, CommandEntry], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.entries = entries
 

@@ -7,7 +7,8 @@ from typing import Unpack
 
 import click
 
-from halfpint.cli import budgets, options
+from halfpint.cli import budgets
+from halfpint.cli import common_options as options
 from halfpint.cli.output import check_place, emit
 from halfpint.cli.quantize_arguments import Planned, plan_options
 from halfpint.pipeline import verbs

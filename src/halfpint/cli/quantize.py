@@ -8,7 +8,8 @@ from typing import Unpack
 
 import click
 
-from halfpint.cli import budgets, options
+from halfpint.cli import budgets
+from halfpint.cli import common_options as options
 from halfpint.cli.output import check_place, emit, save
 from halfpint.cli.quantize_arguments import Wanted, quantize_options
 from halfpint.pipeline import verbs

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from halfpint.cli import budgets
-from halfpint.cli.options import container_for, measure_options
+from halfpint.cli.common_options import container_for, measure_options
 from halfpint.errors import UsageError
 from halfpint.pipeline.options import CalibrationOptions, Gate, QuantizeOptions
 

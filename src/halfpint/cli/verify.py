@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from halfpint.cli import options
+from halfpint.cli import common_options as options
 from halfpint.cli.output import emit
 from halfpint.pipeline import verbs
 from halfpint.report import json

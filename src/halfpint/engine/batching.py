@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from halfpint.engine.cache import Cache
-from halfpint.engine.continuation import Continuation, Finish, GenerationOptions
 from halfpint.engine.decoder import Decoder
 from halfpint.engine.generation import prefill
+from halfpint.engine.sequence import Continuation, Finish, GenerationOptions
 from halfpint.errors import UsageError
 from halfpint.kernels.integer_linear import FEW_TOKENS
 from halfpint.tensors import FloatArray

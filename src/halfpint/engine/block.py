@@ -11,7 +11,7 @@ from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.attention import attend
 from halfpint.engine.cache import Texts
 from halfpint.engine.mlp import mlp
-from halfpint.engine.rope import rotation
+from halfpint.engine.rotation import rotation
 from halfpint.engine.steps import Held, Here, Keep, Perform, Products, Steps, perform, run
 from halfpint.engine.weights import ActivationKind, Parts, Prepare, as_read, read_parts
 from halfpint.families import ModelConfig, Role

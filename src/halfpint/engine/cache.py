@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from halfpint.engine.rope import rotation
+from halfpint.engine.rotation import rotation
 from halfpint.errors import RoomError
 from halfpint.families import ModelConfig, Rope
 from halfpint.kernels.key_values import KeyValues

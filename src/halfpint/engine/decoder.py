@@ -15,8 +15,8 @@ from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.activation import softcap
 from halfpint.engine.block import Block, load_block
 from halfpint.engine.cache import Cache, Texts
-from halfpint.engine.few import FewTokens, few_tokens
-from halfpint.engine.rope import varying_ropes
+from halfpint.engine.decode_fast_path import FewTokens, few_tokens
+from halfpint.engine.rotation import varying_ropes
 from halfpint.engine.weights import (
     ActivationKind,
     FileRows,

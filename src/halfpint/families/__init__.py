@@ -5,7 +5,7 @@
 """
 
 from halfpint.families.config import find, read_config
-from halfpint.families.gguf import (
+from halfpint.families.gguf_words import (
     GgufValue,
     by_gguf_metadata,
     gguf_metadata,
@@ -23,7 +23,7 @@ from halfpint.families.record import (
     TensorRole,
     gguf_row_order,
 )
-from halfpint.families.rope import Linear, Llama3, LongRope, Rope, Scaling, Yarn, inverse_frequencies, stretch
+from halfpint.families.rope import LinearScaling, Llama3, LongRope, Rope, Scaling, Yarn, inverse_frequencies, stretch
 from halfpint.families.table import FAMILIES
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
     "NORM_ROLES",
     "Family",
     "GgufValue",
-    "Linear",
+    "LinearScaling",
     "Llama3",
     "LongRope",
     "ModelConfig",

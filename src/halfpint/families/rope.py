@@ -20,7 +20,7 @@ from halfpint.tensors import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class LinearScaling:
     """Every frequency is divided by `factor`."""
 
     factor: float
@@ -69,7 +69,7 @@ class Dynamic:
     original_positions: int
 
 
-Scaling = Linear | Llama3 | Yarn | LongRope | Dynamic | None
+Scaling = LinearScaling | Llama3 | Yarn | LongRope | Dynamic | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def divisors(rope: Rope, positions: int) -> FloatArray:
     match rope.scaling:
         case None | Dynamic():
             return np.ones(pairs, np.float32)
-        case Linear(factor):
+        case LinearScaling(factor):
             return np.full(pairs, factor, np.float32)
         case Llama3():
             return _llama3_divisors(rope.theta, pairs, rope.scaling)

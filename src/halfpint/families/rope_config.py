@@ -8,7 +8,7 @@ from typing import Any
 
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.families.fields import Fields
-from halfpint.families.rope import Dynamic, Linear, Llama3, LongRope, Rope, Scaling, Yarn
+from halfpint.families.rope import Dynamic, LinearScaling, Llama3, LongRope, Rope, Scaling, Yarn
 
 _MAX_POSITIONS = 1 << 31
 
@@ -90,7 +90,7 @@ def _scaling(section: Fields, fields: Fields, dimensions: int, max_positions: in
         case "default":
             return None
         case "linear":
-            return Linear(section.number("factor"))
+            return LinearScaling(section.number("factor"))
         case "llama3":
             low, high = section.number("low_freq_factor"), section.number("high_freq_factor")
             if low >= high:
@@ -159,7 +159,7 @@ def scaling_section(scaling: Scaling) -> dict[str, Any] | None:
     match scaling:
         case None:
             return None
-        case Linear(factor):
+        case LinearScaling(factor):
             return {"rope_type": "linear", "factor": factor}
         case Dynamic(factor, _):
             return {"rope_type": "dynamic", "factor": factor}

@@ -157,7 +157,7 @@ _ASYMMETRIC_STEPS: _Steps = (
 )
 
 
-def search_grid(fmt: Affine) -> search.Grid:
+def search_grid(fmt: Affine) -> search.SearchGrid:
     """Give the scales that `encode` tries for a format; rounding to the full range is the first of them.
 
     Starts are (divisor of the value of largest magnitude, 0) of symmetric formats, and of asymmetric ones parts of the
@@ -180,7 +180,7 @@ def search_grid(fmt: Affine) -> search.Grid:
     rounds = tuple(
         tuple((np.float32(1 + part * (step - 1)), np.float32(offset)) for part, offset in around) for around in steps
     )
-    return search.Grid(starts, rounds, _REFITS)
+    return search.SearchGrid(starts, rounds, _REFITS)
 
 
 def encode(weight: FloatArray, fmt: Affine, importance: Array | None) -> Mapping[str, Array]:

@@ -21,7 +21,7 @@ CODES = np.dtype(ml_dtypes.float8_e4m3fn)
 # An e4m3 number keeps its relative precision over fifteen octaves, so clipping gains nothing: only where the group's
 # values fall within an octave is worth a search. Eighths of an octave, as literals: pow may round otherwise elsewhere.
 _OCTAVE = (1.0, 1.0905077, 1.1892071, 1.2968396, 1.4142135, 1.5422108, 1.6817929, 1.8340081)
-SEARCH_GRID = search.Grid(tuple((np.float32(factor), np.float32(0)) for factor in _OCTAVE))
+SEARCH_GRID = search.SearchGrid(tuple((np.float32(factor), np.float32(0)) for factor in _OCTAVE))
 """The scales that `encode` tries: multiples of that which just holds the largest magnitude."""
 
 

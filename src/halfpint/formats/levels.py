@@ -191,7 +191,7 @@ _STEPS = (-0.5, -0.25, 0.25, 0.5)
 _REFITS = 2
 
 
-def search_grid(fmt: Levels) -> search.Grid:
+def search_grid(fmt: Levels) -> search.SearchGrid:
     """Give the scales that `encode` tries for a format.
 
     Starts are multiples of the scale that just holds the largest magnitude; of mxfp4, of the largest power of two not
@@ -200,11 +200,11 @@ def search_grid(fmt: Levels) -> search.Grid:
     zero = np.float32(0)
     if fmt.name == "mxfp4":
         # The specification's exponent puts the largest magnitude into [4, 8); one more avoids clipping above 6.
-        return search.Grid(tuple((np.float32(2.0**exponent), zero) for exponent in (-2, -1, -3)))
+        return search.SearchGrid(tuple((np.float32(2.0**exponent), zero) for exponent in (-2, -1, -3)))
     smallest, step = _GRIDS[fmt.name]
     ratios = search.geometric(smallest, step, _GRID_COUNT)
     around = tuple((np.float32(1 + part * (step - 1)), zero) for part in _STEPS)
-    return search.Grid(tuple((ratio, zero) for ratio in ratios), (around,), _REFITS)
+    return search.SearchGrid(tuple((ratio, zero) for ratio in ratios), (around,), _REFITS)
 
 
 def outer_scale(largest: float) -> np.float32:

@@ -160,7 +160,7 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class SearchGrid:
     """Where the scales of a format are searched: plain numbers, so that a native kernel follows the same path.
 
     Attributes
@@ -182,7 +182,7 @@ Start = Callable[[np.float32, np.float32], tuple[FloatArray, FloatArray]]
 """Two numbers of a grid -> scales as stored, and zero points, to consider first; both [groups]."""
 
 
-def follow(best: Best, grid: Grid, start: Start, store: Store, highest_zero: float = 0) -> None:
+def follow(best: Best, grid: SearchGrid, start: Start, store: Store, highest_zero: float = 0) -> None:
     """Consider all scales of a grid: starts, rounds of steps around the best, refits. Empty groups get scale 1."""
     for first, second in grid.starts:
         best.consider(*start(first, second))

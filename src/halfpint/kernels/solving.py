@@ -2,7 +2,7 @@
 
 The bits are those of `halfpint.solvers.reference`: the same float32 operations in the same order, one row to a vector
 lane, on every instruction set and with any number of threads. What the words mean is told by
-`halfpint.solvers.lattice`.
+`halfpint.solvers.scalar_grid`.
 """
 
 from __future__ import annotations

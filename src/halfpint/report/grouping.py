@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 @dataclass(frozen=True, slots=True)
-class Group(Generic[Row]):
+class Alike(Generic[Row]):
     """Rows that differ in the numbers inside their names only.
 
     Attributes
@@ -28,7 +28,7 @@ class Group(Generic[Row]):
     rows: tuple[Row, ...]
 
 
-def group(rows: Sequence[Row], name: Callable[[Row], str], kind: Callable[[Row], Hashable]) -> list[Group[Row]]:
+def group(rows: Sequence[Row], name: Callable[[Row], str], kind: Callable[[Row], Hashable]) -> list[Alike[Row]]:
     """Gather rows whose names differ in numbers only and whose `kind` is equal, in order of first appearance."""
     patterns: dict[str, list[tuple[int, ...]]] = {}
     gathered: dict[tuple[str, Hashable], list[Row]] = {}
@@ -39,7 +39,7 @@ def group(rows: Sequence[Row], name: Callable[[Row], str], kind: Callable[[Row],
     groups = []
     for (pattern, _), members in gathered.items():
         label = _label(pattern, [_numbers(name(row)) for row in members], patterns[pattern])
-        groups.append(Group(label, tuple(members)))
+        groups.append(Alike(label, tuple(members)))
     return groups
 
 

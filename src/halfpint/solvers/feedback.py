@@ -16,12 +16,12 @@ import numpy as np
 
 from halfpint.errors import NonFiniteError, ShapeError
 from halfpint.kernels.machine import one_blas_thread, side_by_side
-from halfpint.solvers import lattices, plain, refinement, rounding, rows
+from halfpint.solvers import refinement, round_to_nearest, rounding, rows, scalar_grids
 from halfpint.solvers.factor import DAMPING
-from halfpint.solvers.lattices import supports
-from halfpint.solvers.plain import Wish
+from halfpint.solvers.round_to_nearest import LayerObjective
+from halfpint.solvers.scalar_grids import supports
 from halfpint.solvers.statistics import Solved, Statistics
-from halfpint.solvers.target import choose_correction, wished_weight
+from halfpint.solvers.target import choose_correction, corrected_weight
 from halfpint.tensors import Float64Array, FloatArray, Format, QuantizedTensor
 
 __all__ = ["solve", "solve_unrefined", "solve_weighted", "supports"]
@@ -43,7 +43,8 @@ def solve(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Sol
     Solved
         Its losses are `nearest`, `weighted`, `feedback` and `refined`, all measured against the same target: the weight
         with its correction, as a share of tr(W H W^T) of the weight as it is; the first two over as many rows as it
-        took to know that they are worse: see `halfpint.solvers.plain`. `note` says when no second moments could be
+        took to know that they are worse: see
+        `halfpint.solvers.round_to_nearest`. `note` says when no second moments could be
         factored, and the weighted nearest codes were taken.
     """
     return _solve(weight, statistics, fmt, refinement.SWEEPS)
@@ -57,10 +58,10 @@ def solve_unrefined(weight: FloatArray, statistics: Statistics | None, fmt: Form
 def solve_weighted(weight: FloatArray, statistics: Statistics | None, fmt: Format) -> Solved:
     """Encode a weight as it is, each column's error weighted by how large that column's input is."""
     assert statistics is not None
-    wish = Wish(weight, weight, statistics.scaled().moments, fmt)
-    coded = {step: plain.rounded(wish, step) for step in plain.STEPS}
+    wish = LayerObjective(weight, weight, statistics.scaled().moments, fmt)
+    coded = {step: round_to_nearest.rounded(wish, step) for step in round_to_nearest.STEPS}
     losses = {step: float(wish.losses(candidate).sum()) for step, candidate in coded.items()}
-    return Solved(coded["weighted"], plain.shares(losses, float(wish.energies().sum())))
+    return Solved(coded["weighted"], round_to_nearest.shares(losses, float(wish.energies().sum())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,8 @@ def _solve(weight: FloatArray, statistics: Statistics | None, fmt: Format, sweep
 def _solve_rows(weight: FloatArray, statistics: Statistics, fmt: Format, sweeps: int) -> Solved:
     if statistics.groups and rows.apart(fmt, weight.shape):
         return rows.solve_groups(partial(_solve, sweeps=sweeps), weight, statistics.groups, fmt)
-    target = wished_weight(weight, statistics, choose_correction(weight, statistics))
-    wish = Wish(weight, target, statistics.scaled().moments, fmt)
+    target = corrected_weight(weight, statistics, choose_correction(weight, statistics))
+    wish = LayerObjective(weight, target, statistics.scaled().moments, fmt)
     for damping in DAMPING:
         course = rounding.course(statistics, damping, fmt)
         if course is None:
@@ -97,31 +98,31 @@ def _solve_rows(weight: FloatArray, statistics: Statistics, fmt: Format, sweeps:
         "the second moments of the input have no factor even with their mean added to the diagonal: "
         "codes are the nearest ones, weighted by the input's size"
     )
-    judged = plain.judge(wish, wish.energies())
+    judged = round_to_nearest.judge(wish, wish.energies())
     assert judged.better is not None
-    return Solved(plain.rounded(wish, judged.better), judged.losses, note)
+    return Solved(round_to_nearest.rounded(wish, judged.better), judged.losses, note)
 
 
-def _fed_back(wish: Wish, course: rounding.Course, sweeps: int) -> Solved:
+def _fed_back(wish: LayerObjective, course: rounding.FeedbackOrder, sweeps: int) -> Solved:
     """Feed errors back in slices of rows, and take what comes of it unless rounding alone costs less."""
     runs = rows.slices(wish.fmt, wish.shape)
     answers = side_by_side([partial(_answer, wish.rows(run), course, sweeps) for run in runs])
     energies = np.concatenate([answer.energies for answer in answers])
     sums = {step: sum(answer.losses[step] for answer in answers) for step in answers[0].losses}
     best = min(reversed(sums), key=lambda step: sums[step])
-    judged = plain.judge(wish, energies, sums[best])
-    losses = {**judged.losses, **plain.shares(sums, float(energies.sum()))}
+    judged = round_to_nearest.judge(wish, energies, sums[best])
+    losses = {**judged.losses, **round_to_nearest.shares(sums, float(energies.sum()))}
     if judged.better is not None:
-        return Solved(plain.rounded(wish, judged.better), losses)
+        return Solved(round_to_nearest.rounded(wish, judged.better), losses)
     pieces = [(run, answer.candidates[best]) for run, answer in zip(runs, answers, strict=True)]
     return Solved(rows.assemble(wish.fmt, wish.shape, pieces), losses)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # each thread has settings of its own
-def _answer(wish: Wish, course: rounding.Course, sweeps: int) -> _Answer:
+def _answer(wish: LayerObjective, course: rounding.FeedbackOrder, sweeps: int) -> _Answer:
     fed = rounding.feed_back(wish.target, course, wish.fmt)
     if not sweeps:
         return _Answer({"feedback": fed}, {"feedback": float(wish.losses(fed).sum())}, wish.energies())
-    done = refinement.refine(wish.target, lattices.read(fed), wish.moments, DAMPING[0], sweeps)
-    candidates = {"feedback": fed, "refined": lattices.write(done.grid, fed)}
+    done = refinement.refine(wish.target, scalar_grids.read(fed), wish.moments, DAMPING[0], sweeps)
+    candidates = {"feedback": fed, "refined": scalar_grids.write(done.grid, fed)}
     return _Answer(candidates, {"feedback": done.loss + done.gain, "refined": done.loss}, wish.energies())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.solvers.lattice import Grid, spread
+from halfpint.solvers.scalar_grid import Grid, spread
 from halfpint.tensors import FloatArray
 
 SUBSCALE_STEPS = (0, -1, 1, -2, 2)

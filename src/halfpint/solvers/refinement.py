@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from halfpint.solvers import moves
-from halfpint.solvers.lattice import Grid
+from halfpint.solvers import native_solving
+from halfpint.solvers.scalar_grid import Grid
 from halfpint.tensors import FloatArray
 
 SWEEPS = 2
@@ -86,7 +86,9 @@ def refine(weight: FloatArray, grid: Grid, moments: FloatArray, damping: float, 
             settled = error[:, :start] @ moments[:start, start:end]
             image = settled + error[:, start:] @ moments[start:, start:end]
             damped = corner + np.float32(damping) * np.eye(end - start, dtype=np.float32)
-            piece, change = moves.refine(grid.columns(start, end), image + np.float32(damping) * left, damped, _ROUNDS)
+            piece, change = native_solving.refine(
+                grid.columns(start, end), image + np.float32(damping) * left, damped, _ROUNDS
+            )
             if one_block:
                 grid.indices[:, start:end] = piece.indices
             else:

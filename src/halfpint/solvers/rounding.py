@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from halfpint import kernels
 from halfpint.kernels import group_codes
 from halfpint.kernels.blas import subtract_outer
-from halfpint.solvers import lattices, moves
+from halfpint.solvers import native_solving, scalar_grids
 from halfpint.solvers.factor import feedback_factor
-from halfpint.solvers.lattice import Grid, Lattice, spread
+from halfpint.solvers.scalar_grid import Grid, Lattice, spread
 from halfpint.solvers.statistics import Statistics
 from halfpint.tensors import FloatArray, Format, QuantizedTensor
 
@@ -42,7 +42,7 @@ def fit(weight: FloatArray, fmt: Format, importance: FloatArray, largest: float)
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class FeedbackOrder:
     """How feedback goes through the columns of a weight: what all of its rows have in common.
 
     Attributes
@@ -57,7 +57,7 @@ class Course:
     order: NDArray[np.int64] | None
 
 
-def course(statistics: Statistics, damping: float, fmt: Format) -> Course | None:
+def course(statistics: Statistics, damping: float, fmt: Format) -> FeedbackOrder | None:
     """Lay out the course for a weight's input; it is kept for the next weight.
 
     Parameters
@@ -70,26 +70,26 @@ def course(statistics: Statistics, damping: float, fmt: Format) -> Course | None
 
     Returns
     -------
-    Course, or None if the damped moments have no factor
+    FeedbackOrder, or None if the damped moments have no factor
     """
     _, moments = statistics.scaled()
-    by_size = _fitted_before(lattices.lattice_of(fmt, len(moments)))
+    by_size = _fitted_before(scalar_grids.lattice_of(fmt, len(moments)))
 
-    def made() -> Course | None:
+    def made() -> FeedbackOrder | None:
         order = np.argsort(-np.diagonal(moments), kind="stable") if by_size else None
         factor = feedback_factor(moments, damping, order)
-        return None if factor is None else Course(factor, order)
+        return None if factor is None else FeedbackOrder(factor, order)
 
     return statistics.kept.get("course", (by_size, damping), made)
 
 
-def feed_back(weight: FloatArray, along: Course, fmt: Format) -> QuantizedTensor:
+def feed_back(weight: FloatArray, along: FeedbackOrder, fmt: Format) -> QuantizedTensor:
     """Choose scales and codes with error feedback (GPTQ, arXiv 2210.17323; LDLQ, arXiv 2307.13304).
 
     Parameters
     ----------
     weight : float32 [rows, columns]
-    along : Course
+    along : FeedbackOrder
     fmt : Format
         The one of the course.
 
@@ -125,18 +125,18 @@ def _block_by_block(weight: FloatArray, factor: FloatArray, fmt: Format) -> Quan
     columns = weight.shape[1]
     largest = float(np.abs(weight).max())
     fitted = fit(weight, fmt, cost, largest)
-    whole = lattices.read(fitted)
+    whole = scalar_grids.read(fitted)
     # A column to a row, so that the columns that are left lie side by side, and are added to in place.
     remaining = np.ascontiguousarray(weight.T)
     width = whole.lattice.block_columns
     for start in range(0, columns, width):
         end = min(start + width, columns)
         here = np.ascontiguousarray(remaining[start:end].T)
-        whole.put(start, lattices.read(fit(here, fmt, cost[start:end], largest)))
-        indices, errors = moves.feed_back(here, factor[start:end, start:end], whole.columns(start, end))
+        whole.put(start, scalar_grids.read(fit(here, fmt, cost[start:end], largest)))
+        indices, errors = native_solving.feed_back(here, factor[start:end, start:end], whole.columns(start, end))
         whole.indices[:, start:end] = indices
         _answer(remaining[end:], factor[start:end, end:], errors)
-    return lattices.write(whole, fitted)
+    return scalar_grids.write(whole, fitted)
 
 
 def _by_size(weight: FloatArray, factor: FloatArray, order: NDArray[np.int64], fmt: Format) -> QuantizedTensor:
@@ -144,20 +144,20 @@ def _by_size(weight: FloatArray, factor: FloatArray, order: NDArray[np.int64], f
     cost = np.empty(columns, np.float32)
     cost[order] = _cost(factor)
     fitted = fit(weight, fmt, cost, float(np.abs(weight).max()))
-    whole = lattices.read(fitted)
+    whole = scalar_grids.read(fitted)
     scale, offset = (spread(each, whole.lattice.group_columns, columns) for each in whole.per_group())
     remaining = np.take(weight.T, order, axis=0)
     for start in range(0, columns, _SLICE):
         end = min(start + _SLICE, columns)
         here = order[start:end]
-        indices, errors = moves.feed_back(
+        indices, errors = native_solving.feed_back(
             np.ascontiguousarray(remaining[start:end].T),
             factor[start:end, start:end],
             _apart(whole.lattice, scale[:, here], offset[:, here]),
         )
         whole.indices[:, here] = indices
         _answer(remaining[end:], factor[start:end, end:], errors)
-    return lattices.write(whole, fitted)
+    return scalar_grids.write(whole, fitted)
 
 
 def _answer(later: FloatArray, factor: FloatArray, errors: FloatArray) -> None:

@@ -50,7 +50,7 @@ class Correction:
     gain: float = 0.0
 
 
-def wished_weight(weight: FloatArray, statistics: Statistics, choice: Correction) -> FloatArray:
+def corrected_weight(weight: FloatArray, statistics: Statistics, choice: Correction) -> FloatArray:
     """Add the chosen correction to a weight, float32 [rows, columns]; the weight itself where there is none."""
     if choice.blend == 0:
         return weight

@@ -11,7 +11,7 @@ from halfpint.checkpoints.gguf_reader import GgufCheckpoint
 from halfpint.checkpoints.latest import Latest, folder_key, signature
 from halfpint.checkpoints.tokenizer_files import has_tokenizer_files, read_tokenizer_files
 from halfpint.errors import UnsupportedError
-from halfpint.tokenization.chat import render_chat, render_chats
+from halfpint.tokenization.chat_templates import render_chat, render_chats
 from halfpint.tokenization.content_form import Message
 from halfpint.tokenization.folder_files import folder_files
 from halfpint.tokenization.gguf_vocabulary import spells_tokenizer, tokenizer_from_metadata

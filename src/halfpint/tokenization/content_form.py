@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from halfpint.errors import CheckpointError, UnsupportedError
-from halfpint.tokenization.chat import render_chat
+from halfpint.tokenization.chat_templates import render_chat
 
 Message = Mapping[str, Any]
 """One turn: `role` and `content`."""

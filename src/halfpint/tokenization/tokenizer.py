@@ -12,7 +12,7 @@ import tokenizers
 from halfpint.checkpoints.tokenizer_files import SpecialTokens, tokenizer_errors, vocabulary_size
 from halfpint.errors import UnsupportedError, UsageError
 from halfpint.tokenization.byte_tokens import decode_bytes_apart
-from halfpint.tokenization.chat import FIXED_DATE, render_chat
+from halfpint.tokenization.chat_templates import FIXED_DATE, render_chat
 from halfpint.tokenization.content_form import Message, Specials, in_form, shows
 
 _BROKEN = "\ufffd"
@@ -133,7 +133,7 @@ class Tokenizer:
         UnsupportedError
             If the model has no template, or one that drops what the user says.
         CheckpointError
-            If the template fails; see `halfpint.tokenization.chat.render_chat`.
+            If the template fails; see `halfpint.tokenization.chat_templates.render_chat`.
         """
         if self.chat_template is None:
             raise UnsupportedError(

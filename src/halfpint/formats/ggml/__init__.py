@@ -4,15 +4,15 @@ A part is the file's own bytes, so that writing them is copying. `encode` search
 the smallest weighted squared error; `unpack` and `pack` give solvers the fields inside.
 """
 
+from halfpint.formats.ggml.block_layout import BlockFields, pack, unpack
 from halfpint.formats.ggml.blocks import FORMATS, IQ4_LEVELS, GgmlBlocks, levels_of
 from halfpint.formats.ggml.decoding import decode, group_scales
 from halfpint.formats.ggml.encoding import encode
-from halfpint.formats.ggml.layout import Fields, pack, unpack
 
 __all__ = [
     "FORMATS",
     "IQ4_LEVELS",
-    "Fields",
+    "BlockFields",
     "GgmlBlocks",
     "decode",
     "encode",

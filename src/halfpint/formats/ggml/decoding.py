@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from halfpint.formats.ggml.block_layout import BlockFields, unpack
 from halfpint.formats.ggml.blocks import GgmlBlocks, levels_of
-from halfpint.formats.ggml.layout import Fields, unpack
 from halfpint.tensors import FloatArray, QuantizedTensor
 
 
@@ -24,7 +24,7 @@ def decode(quantized: QuantizedTensor) -> FloatArray:
     return grouped.reshape(quantized.shape)
 
 
-def group_scales(fields: Fields) -> tuple[FloatArray, FloatArray | None]:
+def group_scales(fields: BlockFields) -> tuple[FloatArray, FloatArray | None]:
     """Multiply scales out: a weight is `level * scale + offset`, with the scale and offset of its group.
 
     Returns

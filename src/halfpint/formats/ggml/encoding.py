@@ -9,10 +9,10 @@ import numpy as np
 
 from halfpint.errors import ShapeError
 from halfpint.formats.ggml import nested, single
+from halfpint.formats.ggml.block_layout import BlockFields, Halves, pack
 from halfpint.formats.ggml.blocks import IQ4_LEVELS, LARGEST_SCALE, GgmlBlocks
-from halfpint.formats.ggml.fitting import Levels, written_levels
+from halfpint.formats.ggml.fitting import FittedLevels, written_levels
 from halfpint.formats.ggml.importance import positive_weights
-from halfpint.formats.ggml.layout import Fields, Halves, pack
 from halfpint.tensors import Array, FloatArray
 
 _BLOCKS_AT_ONCE = 4096
@@ -110,16 +110,16 @@ def _positions_first(blocks: FloatArray, fmt: GgmlBlocks) -> FloatArray:
     return np.ascontiguousarray(grouped if fmt.subscale_range != (1, 1) else grouped[:, 0])
 
 
-def _search(values: FloatArray, weights: FloatArray, fmt: GgmlBlocks) -> Fields:
+def _search(values: FloatArray, weights: FloatArray, fmt: GgmlBlocks) -> BlockFields:
     levels, search = written_levels(fmt), SEARCHES[fmt.name]
     if fmt.subscale_range == (1, 1):
         encode_single = single.encode_affine if fmt.has_minimum else single.encode_scaled
         block = encode_single(values, weights, levels, search.targets)
-        return Fields(_codes(block.level.T, fmt), _half(block.scale), _half_or_none(block.minimum))
+        return BlockFields(_codes(block.level.T, fmt), _half(block.scale), _half_or_none(block.minimum))
     encode_nested = nested.encode_affine if fmt.has_minimum else nested.encode_scaled
-    found = encode_nested(values, weights, levels, Levels(*fmt.subscale_range), search)
+    found = encode_nested(values, weights, levels, FittedLevels(*fmt.subscale_range), search)
     level = found.level.transpose(2, 1, 0).reshape(-1, fmt.block_columns)
-    return Fields(
+    return BlockFields(
         _codes(level, fmt),
         _half(found.scale),
         _half_or_none(found.minimum),
@@ -137,7 +137,7 @@ def _half_or_none(values: FloatArray | None) -> Halves | None:
 
 
 def _codes(level: FloatArray, fmt: GgmlBlocks) -> Array:
-    """Levels to codes, [blocks, block_columns]."""
+    """FittedLevels to codes, [blocks, block_columns]."""
     if fmt.name.startswith("iq4"):
         return np.searchsorted(np.array(IQ4_LEVELS, np.float32), level).astype(np.uint8)
     return (level - np.float32(fmt.lowest_level)).astype(np.uint8)

@@ -27,7 +27,7 @@ _IQ4_MIDDLES = (_IQ4[1:] + _IQ4[:-1]) / np.float32(2)
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
+class FittedLevels:
     """The levels that codes can have: the integers from `low` to `high`, or the sixteen of iq4."""
 
     low: int
@@ -41,12 +41,12 @@ class Levels:
         return np.rint(np.clip(values, np.float32(self.low), np.float32(self.high)))
 
 
-def written_levels(fmt: GgmlBlocks) -> Levels:
+def written_levels(fmt: GgmlBlocks) -> FittedLevels:
     """Give the levels that an encoder uses: all of them, but for -128 in q8_0, which would bias the rounding."""
     if fmt.name.startswith("iq4"):
-        return Levels(IQ4_LEVELS[0], IQ4_LEVELS[-1], iq4=True)
+        return FittedLevels(IQ4_LEVELS[0], IQ4_LEVELS[-1], iq4=True)
     low = fmt.lowest_level if fmt.name != "q8_0" else -127
-    return Levels(low, fmt.lowest_level + 2**fmt.bits - 1)
+    return FittedLevels(low, fmt.lowest_level + 2**fmt.bits - 1)
 
 
 def total(terms: FloatArray) -> FloatArray:
@@ -95,7 +95,7 @@ class ScaleSums(NamedTuple):
     level_level: FloatArray
 
 
-def scale_sums(values: FloatArray, weights: FloatArray, scale: FloatArray, levels: Levels) -> ScaleSums:
+def scale_sums(values: FloatArray, weights: FloatArray, scale: FloatArray, levels: FittedLevels) -> ScaleSums:
     """Code values with a scale, and sum up the error e = value - scale * level.
 
     Residuals, not values, are summed: the gain of a better scale would else drown in rounding at 6 bits and more.
@@ -118,7 +118,7 @@ class AffineSums(NamedTuple):
 
 
 def affine_sums(
-    values: FloatArray, weights: FloatArray, scale: FloatArray, offset: FloatArray, levels: Levels
+    values: FloatArray, weights: FloatArray, scale: FloatArray, offset: FloatArray, levels: FittedLevels
 ) -> AffineSums:
     """Code values with a scale and an offset, and sum up the error e = value - (scale * level + offset)."""
     level = levels.nearest((values - offset) * inverse(scale))
@@ -140,7 +140,7 @@ class FittedScale(NamedTuple):
     curvature: FloatArray
 
 
-def fit_scale(values: FloatArray, weights: FloatArray, levels: Levels, targets: tuple[float, ...]) -> FittedScale:
+def fit_scale(values: FloatArray, weights: FloatArray, levels: FittedLevels, targets: tuple[float, ...]) -> FittedScale:
     """Find the scale with the least weighted squared error, codes chosen freely.
 
     Each target is a start: the scale that maps the peak to that level, past the last level or short of it. Codes
@@ -174,7 +174,7 @@ class FittedAffine(NamedTuple):
 def fit_affine(
     values: FloatArray,
     weights: FloatArray,
-    levels: Levels,
+    levels: FittedLevels,
     targets: tuple[float, ...],
     rounds: int,
     nonpositive: bool,

@@ -16,7 +16,7 @@ import numpy as np
 
 from halfpint.formats.ggml.fitting import (
     AffineSums,
-    Levels,
+    FittedLevels,
     ScaleSums,
     affine_sums,
     fit_affine,
@@ -57,7 +57,7 @@ class Search(NamedTuple):
 
 
 def encode_scaled(
-    values: FloatArray, weights: FloatArray, levels: Levels, integers: Levels, search: Search
+    values: FloatArray, weights: FloatArray, levels: FittedLevels, integers: FittedLevels, search: Search
 ) -> NestedBlocks:
     """Choose scales and codes of blocks without minima.
 
@@ -65,7 +65,7 @@ def encode_scaled(
     ----------
     values, weights : float32 [positions, groups, blocks]
         Weights are positive.
-    levels, integers : Levels
+    levels, integers : FittedLevels
         What codes and sub-scales can be.
     search : Search
         Starts.
@@ -96,7 +96,7 @@ def encode_scaled(
 
 
 def encode_affine(
-    values: FloatArray, weights: FloatArray, levels: Levels, integers: Levels, search: Search
+    values: FloatArray, weights: FloatArray, levels: FittedLevels, integers: FittedLevels, search: Search
 ) -> NestedBlocks:
     """Choose scales, minima and codes; parameters as in `encode_scaled`.
 
@@ -138,7 +138,9 @@ def _multiplied_out(choice: _Choice) -> tuple[FloatArray, FloatArray]:
     return choice.scale * choice.subscale, -(choice.minimum * choice.submin)
 
 
-def _block_scale(wanted: FloatArray, curvature: FloatArray, integers: Levels, targets: tuple[float, ...]) -> FloatArray:
+def _block_scale(
+    wanted: FloatArray, curvature: FloatArray, integers: FittedLevels, targets: tuple[float, ...]
+) -> FloatArray:
     """Find the block scale whose integer multiples come nearest to the wanted group scales.
 
     Each target is a start: the multiple that the largest wanted scale gets. [groups, blocks] to [blocks].
@@ -161,8 +163,8 @@ def _best_integers(
     weights: FloatArray,
     scale: FloatArray,
     around: tuple[FloatArray, tuple[int, ...]],
-    levels: Levels,
-    integers: Levels,
+    levels: FittedLevels,
+    integers: FittedLevels,
 ) -> tuple[ScaleSums, FloatArray]:
     """Let each group take the best sub-scale among neighbours, all its codes chosen anew for each."""
     centre, neighbours = around
@@ -175,7 +177,9 @@ def _best_integers(
     return ScaleSums(*best[:3]), best[3]
 
 
-def _first_choice(values: FloatArray, weights: FloatArray, levels: Levels, integers: Levels, search: Search) -> _Choice:
+def _first_choice(
+    values: FloatArray, weights: FloatArray, levels: FittedLevels, integers: FittedLevels, search: Search
+) -> _Choice:
     """Fit groups alone, then the block's scale to their scales, then its minimum to what offsets that leaves."""
     fitted = fit_affine(values, weights, levels, search.targets, AFFINE_FIT_ROUNDS, nonpositive=True)
     weight_sum = total(weights)
@@ -190,7 +194,7 @@ def _first_choice(values: FloatArray, weights: FloatArray, levels: Levels, integ
     return _Choice(scale, minimum, subscale, integers.nearest(depth * inverse(minimum)))
 
 
-def _plain_choice(values: FloatArray, levels: Levels, integers: Levels) -> _Choice:
+def _plain_choice(values: FloatArray, levels: FittedLevels, integers: FittedLevels) -> _Choice:
     """Scales from the range of each group, rounded."""
     depth = np.maximum(-values.min(axis=0), np.float32(0))
     wanted = (values.max(axis=0) + depth) / np.float32(levels.high)
@@ -204,8 +208,8 @@ def _best_pairs(
     values: FloatArray,
     weights: FloatArray,
     around: tuple[_Choice, tuple[tuple[int, int], ...]],
-    levels: Levels,
-    integers: Levels,
+    levels: FittedLevels,
+    integers: FittedLevels,
 ) -> tuple[AffineSums, _Choice]:
     """Let each group take the best sub-scale and sub-minimum among neighbours, all its codes chosen anew."""
     centre, neighbours = around

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from halfpint.formats.ggml.fitting import (
-    Levels,
+    FittedLevels,
     affine_step,
     affine_sums,
     fit_affine,
@@ -39,14 +39,16 @@ class SingleBlocks(NamedTuple):
     level: FloatArray
 
 
-def encode_scaled(values: FloatArray, weights: FloatArray, levels: Levels, targets: tuple[float, ...]) -> SingleBlocks:
+def encode_scaled(
+    values: FloatArray, weights: FloatArray, levels: FittedLevels, targets: tuple[float, ...]
+) -> SingleBlocks:
     """Choose the scale and the codes of blocks without a minimum.
 
     Parameters
     ----------
     values, weights : float32 [positions, blocks]
         Weights are positive.
-    levels : Levels
+    levels : FittedLevels
         What codes can mean.
     targets : tuple of float
         Starts of the search, as `fit_scale` describes.
@@ -67,7 +69,9 @@ def encode_scaled(values: FloatArray, weights: FloatArray, levels: Levels, targe
     return SingleBlocks(scale, None, levels.nearest(values * inverse(scale)))
 
 
-def encode_affine(values: FloatArray, weights: FloatArray, levels: Levels, targets: tuple[float, ...]) -> SingleBlocks:
+def encode_affine(
+    values: FloatArray, weights: FloatArray, levels: FittedLevels, targets: tuple[float, ...]
+) -> SingleBlocks:
     """Choose the scale, the minimum and the codes of blocks; parameters as in `encode_scaled`."""
     weight_sum = total(weights)
     best = total((weights * values) * values)

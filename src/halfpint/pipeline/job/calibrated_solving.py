@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from halfpint.calibration.shelf import StreamOptions
+from halfpint.calibration.activation_store import StreamOptions
+from halfpint.calibration.dual_stream import CalibrationReport, Resume, calibrate
 from halfpint.calibration.state import FILE_NAME, StreamState
-from halfpint.calibration.streams import CalibrationReport, Resume, calibrate
 from halfpint.calibration.text import Window
 from halfpint.checkpoints import open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from halfpint.calibration.streams import CalibrationReport
+from halfpint.calibration.dual_stream import CalibrationReport
 from halfpint.checkpoints import CONTAINERS, open_checkpoint
 from halfpint.checkpoints.checkpoint import Checkpoint, Writer
 from halfpint.checkpoints.staging import Staging
@@ -29,11 +29,11 @@ from halfpint.pipeline.job.calibrated_solving import Calibration, is_needed, sol
 from halfpint.pipeline.job.fingerprint import fingerprint
 from halfpint.pipeline.job.job_state import JobState
 from halfpint.pipeline.job.journal import JOURNAL_NAME, Journal
+from halfpint.pipeline.job.output_tokenizer import add_tokenizer_files
 from halfpint.pipeline.job.resuming import Finished, earlier, keep_sound
 from halfpint.pipeline.job.tensor_writing import reads_back
 from halfpint.pipeline.options import Progress, silent
 from halfpint.pipeline.results import TensorOutcome
-from halfpint.pipeline.tokenizer_files import add_tokenizer_files
 from halfpint.planning.planner import outputs_of
 from halfpint.plans import Plan
 from halfpint.solvers import needs_moments

@@ -12,7 +12,7 @@ from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.families import find
 from halfpint.measuring.comparison import Reading, check_vocabularies, compare, known_config, read, steps
-from halfpint.measuring.text import held_out
+from halfpint.measuring.held_out_text import held_out
 from halfpint.pipeline.job.calibrated_solving import Calibration, is_needed
 from halfpint.pipeline.options import CalibrationOptions, MeasureOptions, Progress, silent
 from halfpint.pipeline.results import Measurement, Speech

@@ -17,10 +17,10 @@ import numpy as np
 
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.batching import BatchGeneration
-from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.cost import TokenCost, token_cost
 from halfpint.engine.decoder import Decoder
 from halfpint.engine.generation import Generation
+from halfpint.engine.sequence import GenerationOptions
 from halfpint.errors import RoomError
 from halfpint.kernels import machine
 from halfpint.kernels.machine import peak_memory_bytes

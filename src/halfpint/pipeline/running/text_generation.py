@@ -9,11 +9,11 @@ from pathlib import Path
 
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.cache import Cache
-from halfpint.engine.continuation import GenerationOptions
 from halfpint.engine.decoder import Decoder
 from halfpint.engine.generation import Generation, OnPrompt, stream_text, unseen
 from halfpint.engine.prompt_cache import PromptCache
 from halfpint.engine.sampling import SamplingOptions
+from halfpint.engine.sequence import GenerationOptions
 from halfpint.kernels.machine import peak_memory_bytes
 from halfpint.models.opening import open_model
 from halfpint.pipeline.job.fingerprint import model_fingerprint

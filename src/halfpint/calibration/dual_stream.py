@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from halfpint.calibration.gathering import SecondMoments
-from halfpint.calibration.lanes import output
-from halfpint.calibration.passage import Findings, Passage, Solve, ask
-from halfpint.calibration.shelf import Shelf, StreamOptions
+from halfpint.calibration.activation_store import Shelf, StreamOptions
+from halfpint.calibration.block_calibration import Findings, Passage, Solve, ask
+from halfpint.calibration.head_statistics import HeadInput, row_groups
+from halfpint.calibration.moment_accumulators import SecondMoments
 from halfpint.calibration.state import StreamState
+from halfpint.calibration.stream_pair import output
 from halfpint.calibration.text import Batch, Window, batches
-from halfpint.calibration.vocabulary import HeadInput, row_groups
 from halfpint.checkpoints.checkpoint import Checkpoint
 from halfpint.engine.activation import rms_norm
 from halfpint.engine.block import load_block

@@ -10,8 +10,8 @@ import pytest
 import tiny_models
 from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.cache import Cache, Texts
+from halfpint.engine.decode_fast_path import _NORMS, _PROJECTIONS, few_tokens, supports
 from halfpint.engine.decoder import Decoder
-from halfpint.engine.few import _NORMS, _PROJECTIONS, few_tokens, supports
 from halfpint.families import ModelConfig, Role
 from halfpint.formats import by_name
 from halfpint.kernels import _native, encode

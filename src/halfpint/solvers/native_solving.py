@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfpint.kernels import _native, solving
-from halfpint.solvers.lattice import Grid, Lattice
+from halfpint.solvers.scalar_grid import Grid, Lattice
 from halfpint.tensors import FloatArray
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from halfpint.checkpoints import open_checkpoint
 from halfpint.engine import Cache, Decoder, Generation, GenerationOptions, SamplingOptions
-from halfpint.engine.drafting import Drafter
+from halfpint.engine.prompt_lookup import Drafter
 from halfpint.errors import UsageError
 from halfpint.formats import by_name
 from halfpint.kernels import encode

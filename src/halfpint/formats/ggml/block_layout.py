@@ -1,6 +1,6 @@
 """Where each field of a block lies: bytes to fields and back, exactly, for every block format.
 
-The bit orders are those of ggml's block structs (ggml-common.h) and dequantizers (ggml-quants.c). Fields here are
+The bit orders are those of ggml's block structs (ggml-common.h) and dequantizers (ggml-quants.c). BlockFields here are
 in the order of the weights.
 """
 
@@ -22,7 +22,7 @@ Integers = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class BlockFields:
     """What n blocks hold.
 
     Attributes
@@ -46,12 +46,12 @@ class Fields:
     submins: Integers | None = None
 
 
-def unpack(blocks: Bytes, fmt: GgmlBlocks) -> Fields:
+def unpack(blocks: Bytes, fmt: GgmlBlocks) -> BlockFields:
     """Read the fields of blocks, uint8 [n, block_bytes]."""
     return _LAYOUTS[fmt.name][0](blocks)
 
 
-def pack(fields: Fields, fmt: GgmlBlocks) -> Bytes:
+def pack(fields: BlockFields, fmt: GgmlBlocks) -> Bytes:
     """Write fields into blocks, uint8 [n, block_bytes]; the inverse of `unpack`.
 
     A scale of minus zero is written as zero, so that equal numbers have equal bytes.
@@ -114,69 +114,69 @@ def _pack_bits(bits: Bytes) -> Bytes:
     return np.packbits(bits, axis=1, bitorder="little")
 
 
-def _unpack_q8_0(blocks: Bytes) -> Fields:
-    return Fields(blocks[:, 2:] ^ 128, _half(blocks, 0))
+def _unpack_q8_0(blocks: Bytes) -> BlockFields:
+    return BlockFields(blocks[:, 2:] ^ 128, _half(blocks, 0))
 
 
-def _pack_q8_0(fields: Fields) -> list[Bytes]:
+def _pack_q8_0(fields: BlockFields) -> list[Bytes]:
     return [_half_bytes(fields.scale), fields.codes ^ 128]
 
 
-def _unpack_q4_0(blocks: Bytes) -> Fields:
-    return Fields(_nibbles(blocks[:, 2:], 16), _half(blocks, 0))
+def _unpack_q4_0(blocks: Bytes) -> BlockFields:
+    return BlockFields(_nibbles(blocks[:, 2:], 16), _half(blocks, 0))
 
 
-def _pack_q4_0(fields: Fields) -> list[Bytes]:
+def _pack_q4_0(fields: BlockFields) -> list[Bytes]:
     return [_half_bytes(fields.scale), _pack_nibbles(fields.codes, 16)]
 
 
-def _unpack_q4_1(blocks: Bytes) -> Fields:
-    return Fields(_nibbles(blocks[:, 4:], 16), _half(blocks, 0), _half(blocks, 2))
+def _unpack_q4_1(blocks: Bytes) -> BlockFields:
+    return BlockFields(_nibbles(blocks[:, 4:], 16), _half(blocks, 0), _half(blocks, 2))
 
 
-def _pack_q4_1(fields: Fields) -> list[Bytes]:
+def _pack_q4_1(fields: BlockFields) -> list[Bytes]:
     return [_half_bytes(fields.scale), _half_bytes(fields.minimum), _pack_nibbles(fields.codes, 16)]
 
 
-def _unpack_q5_0(blocks: Bytes) -> Fields:
-    return Fields(_nibbles(blocks[:, 6:], 16) | _bits(blocks[:, 2:6]) << 4, _half(blocks, 0))
+def _unpack_q5_0(blocks: Bytes) -> BlockFields:
+    return BlockFields(_nibbles(blocks[:, 6:], 16) | _bits(blocks[:, 2:6]) << 4, _half(blocks, 0))
 
 
-def _pack_q5_0(fields: Fields) -> list[Bytes]:
+def _pack_q5_0(fields: BlockFields) -> list[Bytes]:
     return [_half_bytes(fields.scale), _pack_bits(fields.codes >> 4), _pack_nibbles(fields.codes & 15, 16)]
 
 
-def _unpack_q5_1(blocks: Bytes) -> Fields:
+def _unpack_q5_1(blocks: Bytes) -> BlockFields:
     codes = _nibbles(blocks[:, 8:], 16) | _bits(blocks[:, 4:8]) << 4
-    return Fields(codes, _half(blocks, 0), _half(blocks, 2))
+    return BlockFields(codes, _half(blocks, 0), _half(blocks, 2))
 
 
-def _pack_q5_1(fields: Fields) -> list[Bytes]:
+def _pack_q5_1(fields: BlockFields) -> list[Bytes]:
     halves = [_half_bytes(fields.scale), _half_bytes(fields.minimum)]
     return [*halves, _pack_bits(fields.codes >> 4), _pack_nibbles(fields.codes & 15, 16)]
 
 
-def _unpack_q2_k(blocks: Bytes) -> Fields:
+def _unpack_q2_k(blocks: Bytes) -> BlockFields:
     subs = blocks[:, :16].astype(np.int32)
-    return Fields(_crumbs(blocks[:, 16:80]), _half(blocks, 80), _half(blocks, 82), subs & 15, subs >> 4)
+    return BlockFields(_crumbs(blocks[:, 16:80]), _half(blocks, 80), _half(blocks, 82), subs & 15, subs >> 4)
 
 
-def _pack_q2_k(fields: Fields) -> list[Bytes]:
+def _pack_q2_k(fields: BlockFields) -> list[Bytes]:
     assert fields.subscales is not None
     assert fields.submins is not None
     subs = (fields.subscales | fields.submins << 4).astype(np.uint8)
     return [subs, _pack_crumbs(fields.codes), _half_bytes(fields.scale), _half_bytes(fields.minimum)]
 
 
-def _unpack_q3_k(blocks: Bytes) -> Fields:
+def _unpack_q3_k(blocks: Bytes) -> BlockFields:
     codes = _crumbs(blocks[:, 32:96]) | _planes(blocks[:, :32]) << 2
     # 16 sub-scales of six bits, biased by 32: eight bytes of nibbles, then four bytes of the upper two bits.
     low = _nibbles(blocks[:, 96:104], 8)
     high = (blocks[:, 104:108, None].transpose(0, 2, 1) >> _CRUMB_SHIFTS & 3).reshape(-1, 16)
-    return Fields(codes, _half(blocks, 108), subscales=(low | high << 4).astype(np.int32) - 32)
+    return BlockFields(codes, _half(blocks, 108), subscales=(low | high << 4).astype(np.int32) - 32)
 
 
-def _pack_q3_k(fields: Fields) -> list[Bytes]:
+def _pack_q3_k(fields: BlockFields) -> list[Bytes]:
     assert fields.subscales is not None
     subs = (fields.subscales + 32).astype(np.uint8)
     high = np.bitwise_or.reduce((subs >> 4).reshape(-1, 4, 4) << _CRUMB_SHIFTS, axis=1)
@@ -205,54 +205,54 @@ def _pack_six_bit_pairs(scales: Integers | None, minima: Integers | None) -> Byt
     return np.concatenate([first, second, third], axis=1).astype(np.uint8)
 
 
-def _unpack_q4_k(blocks: Bytes) -> Fields:
+def _unpack_q4_k(blocks: Bytes) -> BlockFields:
     scales, minima = _six_bit_pairs(blocks[:, 4:16])
-    return Fields(_nibbles(blocks[:, 16:], 32), _half(blocks, 0), _half(blocks, 2), scales, minima)
+    return BlockFields(_nibbles(blocks[:, 16:], 32), _half(blocks, 0), _half(blocks, 2), scales, minima)
 
 
-def _pack_q4_k(fields: Fields) -> list[Bytes]:
+def _pack_q4_k(fields: BlockFields) -> list[Bytes]:
     halves = [_half_bytes(fields.scale), _half_bytes(fields.minimum)]
     return [*halves, _pack_six_bit_pairs(fields.subscales, fields.submins), _pack_nibbles(fields.codes, 32)]
 
 
-def _unpack_q5_k(blocks: Bytes) -> Fields:
+def _unpack_q5_k(blocks: Bytes) -> BlockFields:
     scales, minima = _six_bit_pairs(blocks[:, 4:16])
     codes = _nibbles(blocks[:, 48:], 32) | _planes(blocks[:, 16:48]) << 4
-    return Fields(codes, _half(blocks, 0), _half(blocks, 2), scales, minima)
+    return BlockFields(codes, _half(blocks, 0), _half(blocks, 2), scales, minima)
 
 
-def _pack_q5_k(fields: Fields) -> list[Bytes]:
+def _pack_q5_k(fields: BlockFields) -> list[Bytes]:
     halves = [_half_bytes(fields.scale), _half_bytes(fields.minimum)]
     subs = _pack_six_bit_pairs(fields.subscales, fields.submins)
     return [*halves, subs, _pack_planes(fields.codes >> 4), _pack_nibbles(fields.codes & 15, 32)]
 
 
-def _unpack_q6_k(blocks: Bytes) -> Fields:
+def _unpack_q6_k(blocks: Bytes) -> BlockFields:
     codes = _nibbles(blocks[:, :128], 64) | _crumbs(blocks[:, 128:192]) << 4
-    return Fields(codes, _half(blocks, 208), subscales=blocks[:, 192:208].view(np.int8).astype(np.int32))
+    return BlockFields(codes, _half(blocks, 208), subscales=blocks[:, 192:208].view(np.int8).astype(np.int32))
 
 
-def _pack_q6_k(fields: Fields) -> list[Bytes]:
+def _pack_q6_k(fields: BlockFields) -> list[Bytes]:
     assert fields.subscales is not None
     codes = [_pack_nibbles(fields.codes & 15, 64), _pack_crumbs(fields.codes >> 4)]
     return [*codes, fields.subscales.astype(np.int8).view(np.uint8), _half_bytes(fields.scale)]
 
 
-def _unpack_iq4_xs(blocks: Bytes) -> Fields:
+def _unpack_iq4_xs(blocks: Bytes) -> BlockFields:
     low = _nibbles(blocks[:, 4:8], 1)
     high = blocks[:, 2:4].repeat(4, axis=1) >> np.tile(_CRUMB_SHIFTS[:, 0], 2) & 3
     subscales = (low | high << 4).astype(np.int32) - 32
-    return Fields(_nibbles(blocks[:, 8:], 16), _half(blocks, 0), subscales=subscales)
+    return BlockFields(_nibbles(blocks[:, 8:], 16), _half(blocks, 0), subscales=subscales)
 
 
-def _pack_iq4_xs(fields: Fields) -> list[Bytes]:
+def _pack_iq4_xs(fields: BlockFields) -> list[Bytes]:
     assert fields.subscales is not None
     subs = (fields.subscales + 32).astype(np.uint8)
     high = np.bitwise_or.reduce((subs >> 4).reshape(-1, 2, 4) << _CRUMB_SHIFTS[:, 0], axis=2)
     return [_half_bytes(fields.scale), high, _pack_nibbles(subs & 15, 1), _pack_nibbles(fields.codes, 16)]
 
 
-_Layout = tuple[Callable[[Bytes], Fields], Callable[[Fields], list[Bytes]]]
+_Layout = tuple[Callable[[Bytes], BlockFields], Callable[[BlockFields], list[Bytes]]]
 
 _LAYOUTS: Mapping[str, _Layout] = MappingProxyType(
     {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from halfpint.calibration.vocabulary import HeadInput, row_groups
+from halfpint.calibration.head_statistics import HeadInput, row_groups
 
 ROWS, COLUMNS = 512, 32
 

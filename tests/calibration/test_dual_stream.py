@@ -12,8 +12,8 @@ import pytest
 
 import tiny_models
 from halfpint import formats
-from halfpint.calibration.shelf import StreamOptions
-from halfpint.calibration.streams import calibrate, halved, tied_statistics
+from halfpint.calibration.activation_store import StreamOptions
+from halfpint.calibration.dual_stream import calibrate, halved, tied_statistics
 from halfpint.calibration.text import Window
 from halfpint.checkpoints import open_checkpoint
 from halfpint.engine.activation import rms_norm
@@ -119,7 +119,7 @@ def test_shifts_are_what_the_original_gives_less_what_the_weight_makes_of_the_qu
     windows = some_windows()
     calibrate(model, windows, products_of(model), solve)
     shifts = brute_force_shifts(model, windows, weights)
-    # What comes to the rows of a head is told by group: tests/calibration/test_vocabulary.py.
+    # What comes to the rows of a head is told by group: tests/calibration/test_head_statistics.py.
     for name in products_of(model) - {"model.embed_tokens.weight", "lm_head.weight"}:
         for half, moments in enumerate(solving.seen[name].halves):
             expected = shifts[name, half]
@@ -283,7 +283,7 @@ _THREADS = """
 import sys, zlib
 import numpy as np
 import streamed
-from halfpint.calibration.streams import calibrate
+from halfpint.calibration.dual_stream import calibrate
 from halfpint.calibration.text import Window
 from halfpint.checkpoints import open_checkpoint
 model = open_checkpoint(sys.argv[1])

@@ -29,7 +29,7 @@ _STRIP = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class LayerObjective:
     """What is asked of some rows.
 
     Attributes
@@ -51,7 +51,7 @@ class Wish:
         """Rows and columns."""
         return self.weight.shape[0], self.weight.shape[1]
 
-    def rows(self, chosen: slice) -> Wish:
+    def rows(self, chosen: slice) -> LayerObjective:
         """What is asked of some of the rows."""
         weight, target = (np.ascontiguousarray(each[chosen]) for each in (self.weight, self.target))
         return replace(self, weight=weight, target=target)
@@ -92,12 +92,12 @@ def row_losses(error: FloatArray, moments: FloatArray) -> Float64Array:
     return losses
 
 
-def judge(wish: Wish, energies: Float64Array, bound: float = inf) -> Judged:
+def judge(wish: LayerObjective, energies: Float64Array, bound: float = inf) -> Judged:
     """Round rows until it is known that rounding alone is worse.
 
     Parameters
     ----------
-    wish : Wish
+    wish : LayerObjective
     energies : float64 [rows]
         Of the weight as it is.
     bound : float
@@ -124,7 +124,7 @@ def shares(losses: Mapping[str, float], energy: float) -> dict[str, float]:
     return {step: loss / energy if energy > 0 else 0.0 for step, loss in losses.items()}
 
 
-def rounded(wish: Wish, step: str) -> QuantizedTensor:
+def rounded(wish: LayerObjective, step: str) -> QuantizedTensor:
     """Round all rows."""
     runs = rows.slices(wish.fmt, wish.shape)
     pieces = side_by_side([partial(_encode, wish.rows(run), step) for run in runs])
@@ -132,13 +132,13 @@ def rounded(wish: Wish, step: str) -> QuantizedTensor:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # each thread has settings of its own
-def _losses(wish: Wish, run: slice) -> dict[str, float]:
+def _losses(wish: LayerObjective, run: slice) -> dict[str, float]:
     part = wish.rows(run)
     return {step: float(part.losses(_encode(part, step)).sum()) for step in STEPS}
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def _encode(wish: Wish, step: str) -> QuantizedTensor:
+def _encode(wish: LayerObjective, step: str) -> QuantizedTensor:
     if step == "nearest":
         return kernels.encode(wish.weight, wish.fmt)
     importance = np.diagonal(wish.moments).copy()

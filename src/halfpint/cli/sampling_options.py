@@ -7,7 +7,7 @@ from typing import TypedDict
 
 import click
 
-from halfpint.cli.options import Command, Number, together
+from halfpint.cli.common_options import Command, Number, together
 from halfpint.engine.sampling import LEAST_PENALTY, MOST_PENALTY
 from halfpint.kernels.integer_linear import FEW_TOKENS
 from halfpint.kernels.key_values import CACHE_KINDS

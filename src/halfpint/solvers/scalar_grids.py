@@ -16,7 +16,7 @@ from halfpint.formats.affine import Affine
 from halfpint.formats.float8 import CODES, Float8
 from halfpint.formats.ggml import GgmlBlocks
 from halfpint.formats.levels import Levels
-from halfpint.solvers.lattice import Grid, Lattice
+from halfpint.solvers.scalar_grid import Grid, Lattice
 from halfpint.tensors import Array, FloatArray, Format, QuantizedTensor
 
 _HALF = np.dtype(np.float16)
@@ -222,7 +222,7 @@ def _write_ggml(grid: Grid, fitted: QuantizedTensor) -> Mapping[str, Array]:
         return (index.astype(np.int32) + low).reshape(-1, fmt.groups)
 
     nested = fmt.subscale_range != (1, 1)
-    fields = ggml.Fields(
+    fields = ggml.BlockFields(
         (grid.indices + np.uint8(_first_code(fmt))).reshape(-1, fmt.block_columns),
         grid.scale.astype(_HALF).reshape(-1),
         grid.minimum.astype(_HALF).reshape(-1) if fmt.has_minimum else None,

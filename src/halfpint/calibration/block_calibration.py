@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfpint import kernels
-from halfpint.calibration.gathering import Gathering
-from halfpint.calibration.lanes import Lane, LayerWeight, Pair
-from halfpint.calibration.shelf import Shelf
+from halfpint.calibration.activation_store import Shelf
+from halfpint.calibration.moment_accumulators import Gathering
+from halfpint.calibration.stream_pair import Lane, LayerWeight, Pair
 from halfpint.engine.block import Block
 from halfpint.engine.routing import Routing
 from halfpint.engine.steps import Held, Products

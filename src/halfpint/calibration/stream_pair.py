@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from halfpint.calibration.shelf import Shelf
+from halfpint.calibration.activation_store import Shelf
 from halfpint.engine.routing import Routes, Routing, route, shares
 from halfpint.engine.steps import Held, Products, Steps
 from halfpint.kernels.blas import times_transposed

@@ -16,7 +16,7 @@ from halfpint.errors import CheckpointError, UnsupportedError
 from halfpint.families.config import read_config
 from halfpint.families.fields import Fields
 from halfpint.families.record import Family, ModelConfig
-from halfpint.families.rope import Dynamic, Linear, Llama3, LongRope, Rope, Scaling, Yarn, divisors
+from halfpint.families.rope import Dynamic, LinearScaling, Llama3, LongRope, Rope, Scaling, Yarn, divisors
 from halfpint.families.rope_config import magnitude, scaling_section
 from halfpint.families.table import FAMILIES, GEMMA2, GEMMA3, LLAMA, MISTRAL, MIXTRAL, PHI3, SMOLLM3
 from halfpint.tensors import Array, FloatArray
@@ -102,7 +102,7 @@ def _window_keys(model: ModelConfig, family: Family) -> dict[str, GgufValue]:
 
 def _rope_keys(scaling: Scaling) -> dict[str, GgufValue]:
     match scaling:
-        case Linear(factor):
+        case LinearScaling(factor):
             return {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
         case Yarn():
             return {
@@ -357,7 +357,7 @@ def _read_scaling(fields: Fields, head_dim: int, factors: Mapping[str, Array]) -
         case "none":
             return None
         case "linear":
-            return Linear(fields.number("rope.scaling.factor"))
+            return LinearScaling(fields.number("rope.scaling.factor"))
         case "yarn":
             factor = fields.number("rope.scaling.factor")
             fast = fields.optional_number("rope.scaling.yarn_beta_fast") or 32.0

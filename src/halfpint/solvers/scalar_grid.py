@@ -23,7 +23,7 @@ along its table, and move a scale or minimum to another number of its dtype. Row
 depends only on the gradient of the loss and the second moments of the columns it touches.
 
 A new format needs one `Lattice`, and one function that gives the five arrays of a quantized tensor and one that puts
-them back: `halfpint.solvers.lattices`.
+them back: `halfpint.solvers.scalar_grids`.
 """
 
 from __future__ import annotations
