@@ -133,7 +133,7 @@ def plain_fields(groups, fmt):
     if fmt.name == "q8_0":
         stretched = np.clip(stretched, -127, 127)
     codes = np.abs(stretched[..., None] - levels).argmin(-1).astype(np.uint8).reshape(len(groups), -1)
-    return ggml.Fields(codes, block_scale, minimum, as_integers(integers), as_integers(submins))
+    return ggml.BlockFields(codes, block_scale, minimum, as_integers(integers), as_integers(submins))
 
 
 def as_integers(values):

@@ -54,7 +54,7 @@ def random_fields(fmt, count):
     scale, minimum = halves.view(np.float16)
     nested = fmt.groups > 1
     low, high = fmt.subscale_range
-    return ggml.Fields(
+    return ggml.BlockFields(
         rng.integers(0, 2**fmt.bits, (count, fmt.block_columns), np.uint8),
         scale,
         minimum if fmt.has_minimum else None,

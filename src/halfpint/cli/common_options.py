@@ -178,7 +178,8 @@ def what(function: Command) -> Command:
             multiple=True,
             metavar="PATTERN=FORMAT",
             help="Give the tensors whose names match this format, as in '*down_proj*=q6_k'; may be repeated, "
-            "and the last that matches decides. A pattern may be a regular expression after 're:'.",
+            "and the last that matches decides. A pattern may be a regular expression after 're:'; the format "
+            "`drop` leaves tensors out.",
         ),
         click.option(
             "--to",
