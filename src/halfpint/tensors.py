@@ -121,9 +121,7 @@ class TensorSpec:
     @property
     def parameters(self) -> int:
         """Number of elements."""
-        count = 1
-        for length in self.shape:
-            count *= length
+        count = math.prod(self.shape)
         return count
 
 

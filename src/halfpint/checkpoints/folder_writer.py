@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,9 +248,7 @@ def _plain_value(value: object) -> object:
 
 
 def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    count = DTYPES[dtype].itemsize
-    for length in shape:
-        count *= length
+    count = DTYPES[dtype].itemsize * math.prod(shape)
     return count
 
 
@@ -266,7 +265,5 @@ def _rows_given(shape: tuple[int, ...], values: QuantizedTensor | Array) -> int:
 
 
 def _row_elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape[1:]:
-        count *= length
+    count = math.prod(shape[1:])
     return max(count, 1)

@@ -5,6 +5,7 @@ Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; bounds are at
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -238,9 +239,7 @@ def _read_tensor(cursor: Cursor, name: str, alignment: int) -> GgufTensor:
         raise UnsupportedError(
             cursor.fail(f"{what} is of ggml type {type_id}, which is unknown; read are {READABLE}").args[0]
         )
-    elements = 1
-    for length in shape:
-        elements *= length
+    elements = math.prod(shape)
     if elements > _MOST_ELEMENTS or max(shape) > _MOST_ELEMENTS:
         raise cursor.fail(f"{what} has {elements} elements by its shape {list(shape)}; the file is damaged or hostile")
     if shape[-1] % known.block_columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -54,9 +55,7 @@ class GgufLayout:
         for name, shape, kind in tensors:
             if len(name.encode()) > LONGEST_NAME:
                 raise UnsupportedError(f"{name!r} is too long for GGUF: llama.cpp reads names of {LONGEST_NAME} bytes")
-            elements = 1
-            for length in shape:
-                elements *= length
+            elements = math.prod(shape)
             tensor = GgufTensor(name, shape, kind, offset, elements // kind.block_columns * kind.block_bytes)
             relative.append(tensor)
             pieces.append(encode_text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,9 +237,7 @@ def _check_shape(tensor: GgufTensor, place: Place, experts: int, file_name: str)
 
 
 def _spec(name: str, shape: tuple[int, ...], tensor: GgufTensor) -> TensorSpec:
-    elements = 1
-    for length in shape:
-        elements *= length
+    elements = math.prod(shape)
     nbytes = elements // tensor.type.block_columns * tensor.type.block_bytes
     fmt: Format | None = tensor.type.format
     if tensor.type.name == "F64":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -164,9 +165,7 @@ class GgufWriter:
         stored = self._layout.tensors[place.gguf_name]
         array = _stored_array(values)
         row_shape = place.shape[1:]
-        elements = 1
-        for length in row_shape:
-            elements *= length
+        elements = math.prod(row_shape)
         row_bytes = elements // stored.type.block_columns * stored.type.block_bytes
         if stored.type.dtype is None:
             fits = isinstance(values, QuantizedTensor) and values.format == stored.type.format

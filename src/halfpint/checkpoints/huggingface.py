@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,5 @@ def _plain_config(config: Mapping[str, Any], outputs: Sequence[OutputTensor]) ->
 
 
 def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
+    count = math.prod(shape)
     return count

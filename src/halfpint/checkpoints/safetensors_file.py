@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,9 +126,7 @@ class SafetensorsLayout:
         # Wide dtypes first, as the reference writer does, so that every tensor is aligned to its elements.
         for name in sorted(tensors, key=lambda name: -DTYPES[tensors[name][0]].itemsize):
             dtype, shape = tensors[name]
-            count = DTYPES[dtype].itemsize
-            for length in shape:
-                count *= length
+            count = DTYPES[dtype].itemsize * math.prod(shape)
             entries[name] = TensorEntry(dtype, shape, begin, begin + count)
             begin += count
         self.entries: Mapping[str, TensorEntry] = MappingProxyType(entries)
