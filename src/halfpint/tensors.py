@@ -121,8 +121,7 @@ class TensorSpec:
     @property
     def parameters(self) -> int:
         """Number of elements."""
-        count = math.prod(self.shape)
-        return count
+        return math.prod(self.shape)
 
 
 def row_slices(

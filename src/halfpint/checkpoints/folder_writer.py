@@ -248,8 +248,7 @@ def _plain_value(value: object) -> object:
 
 
 def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
-    count = DTYPES[dtype].itemsize * math.prod(shape)
-    return count
+    return DTYPES[dtype].itemsize * math.prod(shape)
 
 
 def _rows(shape: tuple[int, ...]) -> int:

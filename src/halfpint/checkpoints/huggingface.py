@@ -179,5 +179,4 @@ def _plain_config(config: Mapping[str, Any], outputs: Sequence[OutputTensor]) ->
 
 
 def _elements(shape: tuple[int, ...]) -> int:
-    count = math.prod(shape)
-    return count
+    return math.prod(shape)
