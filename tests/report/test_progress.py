@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from halfpint.pipeline.job.resuming import CONTINUING
 from halfpint.report import progress
 
 
@@ -78,3 +81,16 @@ def test_speed_says_what_it_counts():
 
 def test_memory_is_what_the_process_holds():
     assert 10**6 < progress.resident_bytes() < 10**12
+
+
+def test_every_stage_has_a_unit_and_only_bytes_and_tokens_a_speed():
+    source = Path(progress.__file__).parents[1]
+    told = {
+        stage
+        for path in source.rglob("*.py")
+        for stage in re.findall(r"progress\(\s*\"([a-z ]+)\"", path.read_text(encoding="utf-8"))
+    }
+    assert told | {CONTINUING} == set(progress.UNITS)
+    assert (
+        progress.speed("weigh", 200, 2.0) == progress.speed("sense", 2, 2.0) == progress.speed("unknown", 9, 1.0) == ""
+    )

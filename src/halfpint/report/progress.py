@@ -7,10 +7,11 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 from rich.console import Console
@@ -27,8 +28,20 @@ from halfpint.report.terminal_text import one_line
 # Whatever is over sooner needs no progress line.
 PATIENCE_SECONDS = 2.0
 
-# Stages that count a token once for each layer that it has passed; the others count bytes.
-_TOKEN_STAGES = frozenset({"measure"})
+UNITS: Mapping[str, str] = MappingProxyType(
+    {
+        "quantize": "bytes",
+        "verify": "bytes",
+        "check": "bytes",
+        "compare the source": "bytes",
+        CONTINUING: "bytes",
+        "measure": "token-layers",
+        "weigh": "tensors",
+        "sense": "groups of tensors",
+        "bench": "",
+    }
+)
+"""What each stage counts: a token once for each layer that it has passed; nothing that has one speed in a benchmark."""
 
 
 def resident_bytes() -> int:
@@ -44,11 +57,12 @@ def resident_bytes() -> int:
 def speed(stage: str, done: int, seconds: float) -> str:
     """How fast a stage goes: `1.2 GB/s` or `3.1k token-layers/s`; empty before anything is done.
 
-    A benchmark says nothing of itself before it is done: what it counts is read and written at different speeds.
+    Stages of tensors have no speed: one takes a thousand times as long as another.
     """
-    if done <= 0 or seconds <= 0 or stage == "bench":
+    unit = UNITS.get(stage, "")
+    if done <= 0 or seconds <= 0 or unit not in ("bytes", "token-layers"):
         return ""
-    return f"{count(done / seconds)} token-layers/s" if stage in _TOKEN_STAGES else rate(done / seconds)
+    return rate(done / seconds) if unit == "bytes" else f"{count(done / seconds)} {unit}/s"
 
 
 class _Speed(ProgressColumn):
