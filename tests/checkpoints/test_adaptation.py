@@ -98,6 +98,47 @@ def test_a_tied_model_that_stores_the_head_alone_loads_as_in_transformers(family
     assert np.isfinite(ours(out)).all()
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
+@pytest.mark.parametrize("stored_as", ["other", "equal", "alone"])
+def test_a_family_that_ties_by_default_ties_without_the_word(family: str, stored_as: str, tmp_path: Path) -> None:
+    def change(stored):
+        if stored_as == "alone":
+            stored[HEAD] = stored.pop(EMBEDDING)
+        else:
+            stored[HEAD] = stored[EMBEDDING] * np.float32(3 if stored_as == "other" else 1)
+
+    path = tied_folder(family, tmp_path / "silent", change)
+    config = json.loads((path / "config.json").read_text())
+    config.pop("tie_word_embeddings", None)
+    (path / "config.json").write_text(json.dumps(config))
+    spoken = tmp_path / "spoken"
+    spoken.mkdir()
+    (spoken / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    (spoken / "model.safetensors").symlink_to(path / "model.safetensors")
+    silent, told = open_checkpoint(path), open_checkpoint(spoken)
+    assert silent.notes == told.notes
+    assert any("untied" in note for note in silent.notes) == (stored_as == "other")
+    wish = Wish(rules=(Rule("*", formats.by_name("f32")),))
+    plan = make_plan(silent, CONTAINERS["huggingface"], wish)
+    assert [name for name, _ in plan.dropped] == ([HEAD] if stored_as == "equal" else [])
+    assert (HEAD in {tensor.name for tensor in plan.tensors}) == (stored_as == "other")
+    assert np.array_equal(ours(path), ours(spoken))
+
+
+@pytest.mark.parametrize("embedding", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("head", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_head_is_tied_by_its_values_whatever_its_dtype(embedding, head, factor: int, tmp_path: Path) -> None:
+    def change(stored):
+        numbers = stored[EMBEDDING].astype(np.float16)  # which every one of these dtypes holds
+        stored |= {EMBEDDING: numbers.astype(embedding), HEAD: (numbers * np.float16(factor)).astype(head)}
+
+    checkpoint = open_checkpoint(tied_folder("llama", tmp_path, change))
+    assert any("untied" in note for note in checkpoint.notes) == (factor == 2)
+    plan = make_plan(checkpoint, CONTAINERS["gguf"], Wish(bits=8))
+    assert (HEAD in dict(plan.dropped)) == (factor == 1)
+
+
 @pytest.mark.parametrize("family", ["llama", "mixtral", "gemma3_text"])
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "base_model.model.", "-model."])
 def test_prefixes_of_wrappers_are_read_as_the_familys_names(family: str, prefix: str, tmp_path: Path) -> None:

@@ -68,3 +68,29 @@ def test_a_folder_whose_name_is_no_utf8_is_read_and_written(name: bytes, contain
     options = QuantizeOptions(bits=4, container=container, calibrate=False, measure=None)
     output = tmp_path / os.fsdecode(b"out-" + name)
     verbs.verify(verbs.quantize(folder, output, options).output)
+
+
+def test_an_adapter_beside_a_configuration_is_still_one_and_a_model_beside_an_adapter_is_not(tmp_path: Path) -> None:
+    folder = copy(tmp_path / "model")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base"}))
+    shutil.copy(folder / "model.safetensors", folder / "adapter_model.safetensors")
+    assert open_checkpoint(folder).tensors.keys() == open_checkpoint(demo_folder()).tensors.keys()
+    with pytest.raises(UnsupportedError, match=r"adapter .* of org/base.*merge"):
+        open_checkpoint(folder / "adapter_model.safetensors")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UnsupportedError, match=r"adapter .* of org/base.*merge"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("given", ["", "snapshots"])
+def test_a_copied_hub_folder_needs_no_references(given: str, tmp_path: Path) -> None:
+    snapshot = copy(tmp_path / "models--org--name" / "snapshots" / "abc")
+    assert open_checkpoint(tmp_path / "models--org--name" / given).path == snapshot
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_whole_hub_cache_names_its_models(count: int, tmp_path: Path) -> None:
+    for number in range(count):
+        copy(tmp_path / f"models--org--{number}" / "snapshots" / "abc")
+    with pytest.raises(CheckpointError, match=rf"hub cache.*\({count} found\).*models--org--0"):
+        open_checkpoint(tmp_path)

@@ -141,3 +141,14 @@ def test_a_tensor_of_which_most_is_lost_is_warned_of(fmt: str, tmp_path: Path) -
     result = verbs.quantize(path, tmp_path / "out.gguf", QuantizeOptions(format=fmt, calibrate=False, measure=None))
     assert [note for note in result.notes if note.startswith(LINEAR) and "is lost" in note]
     assert len([note for note in result.notes if "is lost" in note]) == 1
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("scale", [torch.ones(()), torch.ones(1), torch.ones(2, 2)])
+def test_codes_that_are_not_read_are_refused_before_what_lies_beside_them(
+    container: str, scale: torch.Tensor, tmp_path: Path
+) -> None:
+    codes = {LINEAR: torch.ones(128, 256).to(torch.float8_e5m2), f"{LINEAR}_scale": scale}
+    path = changed(tmp_path, lambda stored: stored.update(codes))
+    with pytest.raises(UnsupportedError, match=f"{re.escape(LINEAR)} .*F8_E5M2"):
+        verbs.plan(path, options(container))

@@ -71,9 +71,21 @@ def _snapshot(path: Path) -> Path:
     Raises
     ------
     CheckpointError
-        If there are several, and no main branch.
+        If there are several, and no main branch, or if the path is a whole hub cache.
     """
-    if not (path / "snapshots").is_dir() or not (path / "refs").is_dir() or (path / "config.json").exists():
+    if path.name == "snapshots" and path.parent.name.startswith("models--"):
+        path = path.parent
+    if (path / "config.json").exists() or not path.is_dir():
+        return path
+    if not (path / "snapshots").is_dir():
+        models = sorted(child for child in path.glob("models--*") if (child / "snapshots").is_dir())
+        if models:
+            raise CheckpointError(
+                f"{path} is a hub cache, not a model; name a model in it ({len(models)} found): "
+                f"{', '.join(str(child) for child in models[:5])}"
+            )
+        return path
+    if not (path / "refs").is_dir() and not path.name.startswith("models--"):
         return path
     found = sorted(child for child in (path / "snapshots").iterdir() if child.is_dir())
     main = path / "refs" / "main"
@@ -89,8 +101,14 @@ def _snapshot(path: Path) -> Path:
 
 
 def _check_no_adapter(path: Path) -> None:
-    if not (path / "adapter_config.json").is_file() or (path / "config.json").exists():
+    folder = path.parent if path.name == "adapter_model.safetensors" else path
+    if not (folder / "adapter_config.json").is_file():
         return
+    # A model's folder may hold an adapter too, and an adapter's the configuration of its base.
+    others = any(file.name != "adapter_model.safetensors" for file in folder.glob("*.safetensors"))
+    if folder is path and others and (folder / "config.json").exists():
+        return
+    path = folder
     settings = read_json_object(path / "adapter_config.json", LARGEST_CONFIG)
     base = str(settings.get("base_model_name_or_path") or "its base model")[:200]
     raise UnsupportedError(

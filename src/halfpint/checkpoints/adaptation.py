@@ -9,16 +9,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from halfpint import families
 from halfpint.checkpoints.stored import StoredTensor
 from halfpint.errors import HalfpintError
 from halfpint.families.record import Role, TensorRole
-from halfpint.tensors import Array, QuantizedTensor, TensorSpec
+from halfpint.formats import decode
+from halfpint.tensors import Array, QuantizedTensor, TensorSpec, row_slices
 
 PREFIXES = ("_orig_mod.", "module.", "base_model.model.", "model.")
 """What torch.compile, DataParallel, PEFT and wrappers put before names."""
-
-_SLICE_BYTES = 16_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def adapted(
     found = _without_prefixes(found, roles, notes)
     by_role = {role.role: role.name for role in roles if role.layer is None}
     embedding, head = by_role.get(Role.EMBEDDING, ""), by_role.get(Role.HEAD, "lm_head.weight")
-    if not config.get("tie_word_embeddings", False) or head not in found:
+    if not families.is_tied(config) or head not in found:
         return config, found, notes
     if embedding not in found:
         notes.append(f"{embedding} is not stored; {head}, which is tied to it, stands for both")
@@ -71,7 +72,7 @@ def adapted(
     if _same(found[embedding], found[head]):
         return config, found, notes
     notes.append(
-        f"config.json says that {head} is tied to {embedding}, but it is stored with other values: taken as untied"
+        f"{head} is tied to {embedding} by the configuration, but it is stored with other values: taken as untied"
     )
     return {**config, "tie_word_embeddings": False}, found, notes
 
@@ -127,16 +128,15 @@ def _renamed(name: str, stored: StoredTensor) -> StoredTensor:
 
 
 def _same(first: StoredTensor, second: StoredTensor) -> bool:
-    """Whether two stored tensors hold the same bytes; read in slices of about 16 MB."""
+    """Whether two stored tensors hold the same numbers, in whatever format; read in slices."""
     one, other = first.spec, second.spec
-    if (one.shape, one.dtype, one.format) != (other.shape, other.dtype, other.format):
+    alike = (one.dtype, one.format) == (other.dtype, other.format)
+    if one.shape != other.shape or (not alike and None in (one.format, other.format)):
         return False
-    rows = one.shape[0] if one.shape else 1
-    multiple = max(1, one.format.row_multiple if one.format is not None else 1)
-    step = max(multiple, _SLICE_BYTES * rows // max(one.nbytes, 1) // multiple * multiple)
+    taken = _bytes_of if alike else _values_of
     return all(
-        _bytes_of(first.read(start, min(rows, start + step))) == _bytes_of(second.read(start, min(rows, start + step)))
-        for start in range(0, rows, step)
+        taken(first.read(start, end)) == taken(second.read(start, end))
+        for start, end in row_slices(one.shape, one.format, other.format)
     )
 
 
@@ -144,3 +144,8 @@ def _bytes_of(value: Array | QuantizedTensor) -> list[bytes]:
     if isinstance(value, QuantizedTensor):
         return [value.parts[name].tobytes() for name in sorted(value.parts)]
     return [value.tobytes()]
+
+
+def _values_of(value: Array | QuantizedTensor) -> list[bytes]:
+    values = decode(value) if isinstance(value, QuantizedTensor) else value.astype(np.float32, copy=False)
+    return [(values + np.float32(0)).tobytes()]  # -0 becomes 0

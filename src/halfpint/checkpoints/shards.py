@@ -8,6 +8,7 @@ valid safetensors file holding exactly the tensors that the index promises.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ INDEX_NAME = "model.safetensors.index.json"
 LARGEST_INDEX = 50_000_000
 """Bytes; 200,000 tensors take about 15 MB."""
 
+_LEADING_DOTS = re.compile(r"^(\./)+")
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 
@@ -143,7 +145,7 @@ def _read_weight_map(index: Path) -> Mapping[str, str]:
     for tensor, file in weight_map.items():
         if not isinstance(file, str):
             raise CheckpointError(f"{index}: the file of tensor {tensor[:80]!r} is not a string")
-    return {tensor: file.removeprefix("./") for tensor, file in weight_map.items()}
+    return {tensor: _LEADING_DOTS.sub("", file) for tensor, file in weight_map.items()}
 
 
 def _check_names(names: list[str], index: Path) -> None:

@@ -4,7 +4,7 @@
 `Family.tensors(config)` lists every tensor; `gguf_metadata`, `gguf_tensors` and `hf_config` speak GGUF.
 """
 
-from halfpint.families.config import find, read_config
+from halfpint.families.config import find, is_tied, read_config
 from halfpint.families.gguf_words import (
     GgufValue,
     by_gguf_metadata,
@@ -50,6 +50,7 @@ __all__ = [
     "gguf_tensors",
     "hf_config",
     "inverse_frequencies",
+    "is_tied",
     "read_config",
     "stretch",
 ]

@@ -58,6 +58,13 @@ def find(config: Mapping[str, Any]) -> Family | None:
     return next((family for family in FAMILIES.values() if family.architecture in named), None)
 
 
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether the output head is the embedding, by config.json or, where it is silent, by the family's default."""
+    family = find(config)
+    default = False if family is None else family.defaults.get("tie_word_embeddings", False)
+    return bool(config.get("tie_word_embeddings", default))
+
+
 def read_config(config: Mapping[str, Any]) -> ModelConfig:
     """Check a configuration and put it into a record.
 

@@ -61,7 +61,7 @@ def left_out(source: Checkpoint, roles: Mapping[str, Role], rules: Sequence[Rule
     UsageError
         If a rule drops what the model cannot run without.
     """
-    tied = bool(source.config.get("tie_word_embeddings", False))
+    tied = families.is_tied(source.config)
     needed = _needed(source)
     found: dict[str, str] = {}
     for spec in source.tensors.values():

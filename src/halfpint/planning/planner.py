@@ -112,12 +112,14 @@ def make_plan(source: Checkpoint, container: Container, wish: Wish, exact: bool 
     roles = roles_of(source)
     dropped = left_out(source, roles, wish.rules)
     dropped |= {name: "dropped by the plan file" for name, told in wish.assigned.items() if told.solver == DROP}
+    for spec in source.tensors.values():
+        if spec.name not in dropped:
+            check_is_weight(source, spec, roles.get(spec.name))
     planned = []
-    tied = bool(source.config.get("tie_word_embeddings", False))
+    tied = families.is_tied(source.config)
     for spec in source.tensors.values():
         if spec.name in dropped:
             continue
-        check_is_weight(source, spec, roles.get(spec.name))
         choice = _choose(spec, roles.get(spec.name), preset, wish)
         fitted = _fit(spec, choice, container)
         sees_inputs = _sees_inputs(roles.get(spec.name), tied)
